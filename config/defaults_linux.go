@@ -1,0 +1,7 @@
+package config
+
+const (
+	defaultDriver  = "qemu"
+	defaultRoot    = "/var/lib/applevm"
+	defaultAddress = "/run/applevm/snapshotter.sock"
+)
