@@ -1,0 +1,58 @@
+package agent
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/applevm/applevm/guest/api"
+	guestv1 "github.com/applevm/applevm/guest/api/v1"
+)
+
+// maxFiles bounds the files of one container; each is a mount.
+const maxFiles = 256
+
+// addFiles writes files into the directory dir, which it makes, and adds the
+// mounts to s that bring them to their paths.
+func addFiles(s *specs.Spec, files []*guestv1.File, dir string) error {
+	if len(files) > maxFiles {
+		return invalid("%d files, more than %d", len(files), maxFiles)
+	}
+	if len(files) == 0 {
+		return nil
+	}
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return err
+	}
+	for i, f := range files {
+		if !path.IsAbs(f.GetPath()) || path.Clean(f.GetPath()) == "/" {
+			return invalid("file %q: the path is not absolute", f.GetPath())
+		}
+		if len(f.GetContent()) > api.MaxFile {
+			return invalid("file %s is %d bytes long, more than %d", f.GetPath(), len(f.GetContent()), api.MaxFile)
+		}
+		p := filepath.Join(dir, fmt.Sprint(i))
+		if err := writeFile(p, f); err != nil {
+			return err
+		}
+		options := []string{"rbind", "rprivate"}
+		if f.GetReadOnly() {
+			options = append(options, "ro")
+		}
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: f.GetPath(), Type: "bind", Source: p, Options: options})
+	}
+	return nil
+}
+
+func writeFile(p string, f *guestv1.File) error {
+	if err := os.WriteFile(p, f.GetContent(), 0o600); err != nil {
+		return err
+	}
+	if err := os.Chown(p, int(f.GetUid()), int(f.GetGid())); err != nil {
+		return err
+	}
+	return os.Chmod(p, os.FileMode(f.GetMode()&0o777))
+}

@@ -1,0 +1,98 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/applevm/applevm/guest/agent/taskpb"
+	"github.com/applevm/applevm/guest/api"
+	guestv1 "github.com/applevm/applevm/guest/api/v1"
+)
+
+// guestService is applevm.guest.v1.Guest.
+type guestService struct{ *Agent }
+
+var _ guestv1.GuestService = (*guestService)(nil)
+
+func (s *guestService) Info(context.Context, *guestv1.InfoRequest) (*guestv1.InfoResponse, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return nil, err
+	}
+	return &guestv1.InfoResponse{
+		Version:      api.Version,
+		Kernel:       unix.ByteSliceToString(u.Release[:]),
+		AgentStartNs: int64(s.opts.Started),
+		AgentReadyNs: int64(s.opts.Ready),
+	}, nil
+}
+
+func (s *guestService) SetClock(_ context.Context, req *guestv1.SetClockRequest) (*guestv1.SetClockResponse, error) {
+	if err := s.opts.SetClock(time.Unix(0, req.GetUnixNanos())); err != nil {
+		return nil, err
+	}
+	return &guestv1.SetClockResponse{}, nil
+}
+
+func (s *guestService) Shutdown(ctx context.Context, req *guestv1.ShutdownRequest) (*guestv1.ShutdownResponse, error) {
+	if req.GetGraceNs() < 0 {
+		return nil, invalid("a grace of %d ns is negative", req.GetGraceNs())
+	}
+	return &guestv1.ShutdownResponse{}, s.Agent.Shutdown(ctx, time.Duration(req.GetGraceNs()))
+}
+
+// Shutdown ends all containers: SIGTERM, SIGKILL after grace (at once if that is
+// 0). Then it unmounts all disks and writes everything back. No container can be
+// made any more, not even if it fails.
+func (a *Agent) Shutdown(ctx context.Context, grace time.Duration) error {
+	a.mu.Lock()
+	a.stopping = true
+	all := make([]*container, 0, len(a.containers))
+	for _, c := range a.containers {
+		if c.init != nil {
+			all = append(all, c)
+		}
+	}
+	a.mu.Unlock()
+	errs := make([]error, len(all))
+	var wg sync.WaitGroup
+	for i, c := range all {
+		wg.Go(func() {
+			if err := c.shutdown(ctx, grace); err != nil {
+				errs[i] = fmt.Errorf("container %q: %w", c.id, err)
+			}
+		})
+	}
+	wg.Wait()
+	unix.Sync()
+	return errors.Join(errs...)
+}
+
+func (c *container) shutdown(ctx context.Context, grace time.Duration) error {
+	if !c.init.hasExited() {
+		if lc, err := c.running(); err == nil && c.status() == taskpb.Status_PAUSED {
+			_ = lc.Resume() // else it cannot die
+		}
+		if grace > 0 && c.init.kill(unix.SIGTERM) == nil {
+			select {
+			case <-c.init.exited:
+			case <-time.After(grace):
+			case <-ctx.Done():
+			}
+		}
+		if err := c.killCgroup(); err != nil {
+			return err
+		}
+		select {
+		case <-c.init.exited:
+		case <-time.After(killTimeout):
+			return errors.New("its processes do not die")
+		}
+	}
+	return c.delete(c.init)
+}

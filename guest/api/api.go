@@ -1,0 +1,35 @@
+// Package api holds what host and guest have agreed on besides the messages in
+// guest/api/v1: version, vsock ports, and the bounds that each side enforces on
+// what the other sends.
+//
+// At boot the agent dials the host's ControlPort and serves ttrpc on that one
+// connection; the host is the client. Readiness is thereby pushed, never polled.
+// For each of a process's stdio streams the agent dials StreamPort (package
+// guest/stream says what goes over it).
+package api
+
+// Version of the contract. It changes when an agent of the previous version
+// could not serve the host any more.
+const Version = 1
+
+// vsock ports on the host (CID 2) that the agent dials.
+const (
+	ControlPort = 1024
+	StreamPort  = 1025
+)
+
+// ReadyLine starts the line that the agent prints on the console before all
+// else. The bench takes it as the end of the boot, the accelerator probe as proof
+// that guests run.
+const ReadyLine = "applevm-agent"
+
+// Limits that the receiving side enforces.
+const (
+	// MaxSpec is the longest OCI spec, in bytes.
+	MaxSpec = 2 << 20
+	// MaxFile is the longest File.content, in bytes.
+	MaxFile = 1 << 20
+	// MaxErrorText is the longest error text, in bytes, that the host takes
+	// over from a guest; the rest is cut.
+	MaxErrorText = 4 << 10
+)

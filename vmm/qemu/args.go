@@ -1,0 +1,207 @@
+package qemu
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/applevm/applevm/vmm"
+)
+
+// Numbers of the files that QEMU inherits (os/exec puts ExtraFiles after stderr).
+const (
+	vsockFD = 3
+	qmpFD   = 4
+)
+
+// Slots that a machine type has.
+const (
+	// microvmTransports is what microvm offers without ACPI: its virtio-mmio
+	// transports are wired to the interrupts 5 to 12 of one I/O APIC
+	// (hw/i386/microvm.c, VIRTIO_NUM_TRANSPORTS).
+	microvmTransports = 8
+	// virtTransports is the number of virtio-mmio transports of arm64's virt
+	// (hw/arm/virt.c, NUM_VIRTIO_TRANSPORTS).
+	virtTransports = 32
+	// pciSlots leaves out the host bridge in slot 0 and q35's chipset in 31.
+	pciSlots     = 30
+	pciFunctions = 8
+	// ownDevices are vsock and rng.
+	ownDevices = 2
+
+	maxDisks = pciSlots*pciFunctions - ownDevices
+)
+
+// plan is all that decides QEMU's command line.
+type plan struct {
+	vmm.Config
+	binary string
+	accel  string // "kvm", "hvf" or "tcg"
+	// tscKHz is the frequency of the host's time stamp counter, 0 if unknown.
+	tscKHz int
+	// mmioParameter says that the kernel takes virtio_mmio.device=, by which
+	// microvm tells it of devices that no ACPI table describes.
+	mmioParameter bool
+	// bare leaves out what needs inherited files: vsock and the monitor. The
+	// accelerator probe boots so.
+	bare bool
+}
+
+// machineKind is one of the machine types that we use.
+type machineKind struct {
+	name string // QEMU's -machine value
+	bus  string // how virtio devices attach: "device" (mmio) or "pci"
+	// acpi says that the guest finds its devices by ACPI. microvm then has no
+	// legacy timer (ACPI's hardware-reduced mode).
+	acpi bool
+}
+
+// kind chooses the smallest machine that holds the disks and whose devices the
+// kernel finds: microvm and virtio-mmio boot fastest, PCI has room for more.
+func (p *plan) kind() machineKind {
+	n := len(p.Disks) + ownDevices
+	q35 := machineKind{"q35,usb=off,smbus=off,sata=off,vmport=off", "pci", true}
+	switch {
+	case p.Arch == archARM64 && n <= virtTransports:
+		return machineKind{name: "virt", bus: "device"}
+	case p.Arch == archARM64:
+		return machineKind{name: "virt", bus: "pci"}
+	case p.mmioParameter && n <= microvmTransports:
+		return machineKind{name: "microvm,acpi=off", bus: "device"}
+	case p.mmioParameter || p.accel != "tcg" || p.tscKHz == 0:
+		// A kernel of that kind may do without ACPI, which microvm's PCI needs.
+		// And without tsc_early_khz, a guest on microvm with ACPI has nothing to
+		// calibrate its clock by: its boot stops.
+		return q35
+	case n <= microvmTransports:
+		return machineKind{"microvm,acpi=on", "device", true}
+	}
+	return machineKind{"microvm,acpi=on,pcie=on", "pci", true}
+}
+
+// args is QEMU's command line without its name.
+func (p *plan) args() []string {
+	k := p.kind()
+	mib := strconv.FormatInt(p.Memory>>20, 10) + "M"
+	a := []string{
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-name", "guest=" + escape(p.Name),
+		// The guest's devices are attack surface: QEMU may neither gain
+		// privileges nor start programs.
+		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+		"-machine", k.name + ",memory-backend=mem",
+		"-accel", p.accel,
+		"-cpu", p.cpu(),
+		"-smp", strconv.Itoa(p.CPUs),
+		"-m", mib,
+		// Shared, because the vsock device in our process reads it.
+		"-object", "memory-backend-memfd,id=mem,size=" + mib + ",share=on",
+		"-kernel", p.Kernel, "-initrd", p.Initrd,
+		"-append", strings.Join(p.kernelParameters(), " "),
+		"-chardev", "stdio,id=con,signal=off", "-serial", "chardev:con",
+		"-object", "rng-builtin,id=rng",
+	}
+	if strings.HasPrefix(k.name, "q35") {
+		// Firmware looks at no disk: with a hundred of them it runs out of memory.
+		a = append(a, "-boot", "strict=on")
+	}
+	slots := pciAllocator{on: k.bus == "pci"}
+	a = append(a, "-device", "virtio-rng-"+k.bus+",rng=rng"+slots.next())
+	for i, d := range p.Disks {
+		node := "disk" + strconv.Itoa(i)
+		a = append(a, "-blockdev", blockdev(node, d),
+			"-device", "virtio-blk-"+k.bus+",drive="+node+",serial="+d.ID+slots.next())
+	}
+	if p.bare {
+		return a
+	}
+	// vsock is the last device: when QEMU asks for its configuration, all
+	// others have been made.
+	return append(a,
+		"-chardev", fmt.Sprintf("socket,id=mon,fd=%d,server=on,wait=off", qmpFD), "-mon", "chardev=mon,mode=control",
+		"-chardev", fmt.Sprintf("socket,id=vsock,fd=%d", vsockFD),
+		"-device", "vhost-user-vsock-"+k.bus+",chardev=vsock"+slots.next())
+}
+
+func (p *plan) cpu() string {
+	if p.Arch == archARM64 && p.accel == "tcg" {
+		// The architecture's own pointer authentication is several times
+		// slower to emulate than QEMU's implementation-defined one.
+		return "max,pauth-impdef=on"
+	}
+	return "max"
+}
+
+// kernelParameters are the driver's own and the caller's.
+func (p *plan) kernelParameters() []string {
+	console := "console=ttyS0"
+	if p.Arch == archARM64 {
+		console = "console=ttyAMA0"
+	}
+	// A panic ends the machine (-no-reboot), as does any other reset; reboot=t
+	// is the triple fault, the one reset that every x86 machine type has.
+	k := []string{console, "quiet", "panic=-1", "cryptomgr.notests"}
+	if p.Arch != archARM64 {
+		k = append(k, "reboot=t")
+		k = append(k, p.clockParameters()...)
+	}
+	return append(k, p.Cmdline...)
+}
+
+// clockParameters spare a guest under TCG the calibration of its time stamp
+// counter, which is the host's: it takes long and goes wrong on a loaded host.
+func (p *plan) clockParameters() []string {
+	if p.accel != "tcg" || p.tscKHz == 0 {
+		return nil
+	}
+	k := []string{"tsc_early_khz=" + strconv.Itoa(p.tscKHz), "tsc=reliable", "no_timer_check"}
+	if p.CPUs == 1 && !p.kind().acpi {
+		// One processor needs no timer of its own beside the legacy one.
+		k = append(k, "nolapic_timer", "noreplace-smp")
+	}
+	return k
+}
+
+// blockdev is the back-end of a disk. The host's page cache is used: read-only
+// layers are shared by many machines, and what the guest has flushed is on the
+// disk, because QEMU turns a flush into fdatasync (cache.no-flush=off).
+func blockdev(node string, d vmm.Disk) string {
+	file := map[string]any{
+		"driver":   "file",
+		"filename": d.Path,
+		// A writable disk belongs to one machine. Read-only ones share their lock.
+		"locking": "on",
+	}
+	b, err := json.Marshal(map[string]any{
+		"node-name":      node,
+		"driver":         "raw",
+		"read-only":      d.ReadOnly,
+		"auto-read-only": false,
+		"discard":        "unmap",
+		"cache":          map[string]any{"direct": false, "no-flush": false},
+		"file":           file,
+	})
+	if err != nil {
+		panic(err) // strings and booleans always marshal
+	}
+	return string(b)
+}
+
+// escape protects a value from QEMU's option parser, to which a comma ends it.
+func escape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+// pciAllocator hands out PCI functions, eight to a slot, so that all 240 fit.
+type pciAllocator struct {
+	on bool
+	n  int
+}
+
+func (s *pciAllocator) next() string {
+	if !s.on {
+		return ""
+	}
+	slot, fn := 1+s.n/pciFunctions, s.n%pciFunctions
+	s.n++
+	return fmt.Sprintf(",disable-legacy=on,multifunction=on,addr=%02x.%x", slot, fn)
+}

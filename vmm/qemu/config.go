@@ -1,0 +1,147 @@
+package qemu
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/applevm/applevm/vmm"
+)
+
+const (
+	archAMD64 = "amd64"
+	archARM64 = "arm64"
+)
+
+// emulators are the QEMU programs by architecture, and the Debian packages that
+// have them.
+var emulators = map[string]struct{ binary, pkg string }{
+	archAMD64: {"qemu-system-x86_64", "qemu-system-x86"},
+	archARM64: {"qemu-system-aarch64", "qemu-system-arm"},
+}
+
+// validate checks what needs no look at the host.
+func validate(cfg vmm.Config) error {
+	switch {
+	case emulators[cfg.Arch].binary == "":
+		return fmt.Errorf("machine %s: architecture %q is neither amd64 nor arm64", cfg.Name, cfg.Arch)
+	case cfg.CPUs < 1 || cfg.CPUs > 255:
+		return fmt.Errorf("machine %s: %d CPUs", cfg.Name, cfg.CPUs)
+	case cfg.Memory < 1<<20 || cfg.Memory%(1<<20) != 0:
+		return fmt.Errorf("machine %s: memory of %d bytes is not a multiple of 1 MiB", cfg.Name, cfg.Memory)
+	case !filepath.IsAbs(cfg.Dir):
+		return fmt.Errorf("machine %s: directory %q is not absolute", cfg.Name, cfg.Dir)
+	case cfg.Kernel == "" || cfg.Initrd == "":
+		return fmt.Errorf("machine %s: no kernel or no initramfs is given", cfg.Name)
+	case len(cfg.Disks) > maxDisks:
+		return fmt.Errorf("machine %s: %d disks, but at most %d fit", cfg.Name, len(cfg.Disks), maxDisks)
+	}
+	for _, p := range cfg.Cmdline {
+		if p == "" || strings.ContainsAny(p, "\x00\n") {
+			return fmt.Errorf("machine %s: kernel parameter %q", cfg.Name, p)
+		}
+	}
+	seen := map[string]bool{}
+	for _, d := range cfg.Disks {
+		if err := checkDiskID(d.ID); err != nil {
+			return fmt.Errorf("machine %s: disk %s: %w", cfg.Name, d.Path, err)
+		}
+		if seen[d.ID] {
+			return fmt.Errorf("machine %s: two disks are called %q", cfg.Name, d.ID)
+		}
+		seen[d.ID] = true
+	}
+	return nil
+}
+
+func checkDiskID(id string) error {
+	ok := len(id) >= 1 && len(id) <= vmm.MaxDiskID
+	for _, r := range id {
+		ok = ok && (r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_.-", r))
+	}
+	if !ok {
+		return fmt.Errorf("ID %q is not 1 to %d characters of [A-Za-z0-9_.-]", id, vmm.MaxDiskID)
+	}
+	return nil
+}
+
+// checkFiles looks for what would make QEMU fail, in order to say it better.
+func checkFiles(cfg vmm.Config) error {
+	if fi, err := os.Stat(cfg.Dir); err != nil || !fi.IsDir() {
+		return fmt.Errorf("machine directory %s: %w", cfg.Dir, orNotDir(err))
+	}
+	if err := checkKernel(cfg.Kernel, cfg.Arch); err != nil {
+		return err
+	}
+	if _, err := checkFile("guest initramfs", cfg.Initrd, os.O_RDONLY); err != nil {
+		return err
+	}
+	for _, d := range cfg.Disks {
+		flags := os.O_RDWR
+		if d.ReadOnly {
+			flags = os.O_RDONLY
+		}
+		fi, err := checkFile("disk "+d.ID, d.Path, flags)
+		if err != nil {
+			return err
+		}
+		if fi.Size() == 0 || fi.Size()%512 != 0 {
+			return fmt.Errorf("disk %s: %s has %d bytes, which is no multiple of 512", d.ID, d.Path, fi.Size())
+		}
+	}
+	return nil
+}
+
+func orNotDir(err error) error {
+	if err == nil {
+		return errors.New("not a directory")
+	}
+	return err
+}
+
+// checkFile opens path as QEMU will. what names it in the error.
+func checkFile(what, path string, flags int) (os.FileInfo, error) {
+	f, err := os.OpenFile(path, flags, 0)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s: %s is not a regular file", what, path)
+	}
+	return fi, nil
+}
+
+// checkKernel looks at the file's first bytes: an ELF header for amd64, and for
+// arm64 the magic number of Documentation/arm64/booting.rst.
+func checkKernel(path, arch string) error {
+	if _, err := checkFile("guest kernel", path, os.O_RDONLY); err != nil {
+		return err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("guest kernel: %w", err)
+	}
+	defer f.Close()
+	head := make([]byte, 64)
+	n, _ := f.ReadAt(head, 0)
+	head = head[:n]
+	switch {
+	case arch == archAMD64 && !bytes.HasPrefix(head, []byte("\x7fELF\x02")):
+		return fmt.Errorf("guest kernel: %s is not an uncompressed ELF vmlinux for amd64", path)
+	case arch == archARM64 && (n < 60 || string(head[56:60]) != "ARMd"):
+		return fmt.Errorf("guest kernel: %s is not an uncompressed Image for arm64", path)
+	}
+	return nil
+}
+
+// hostArch is the architecture for an empty Config.Arch.
+func hostArch() string { return runtime.GOARCH }

@@ -1,0 +1,36 @@
+package qemu
+
+import (
+	"os/exec"
+	"runtime"
+	"sync"
+	"syscall"
+)
+
+// starter is the thread that starts all VMMs. PR_SET_PDEATHSIG fires when the
+// thread that forked ends, not its process, so that thread must live as long as
+// the process does: a goroutine locked to it that never returns.
+var starter = sync.OnceValue(func() chan<- func() {
+	jobs := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for job := range jobs {
+			job()
+		}
+	}()
+	return jobs
+})
+
+// startBound starts cmd such that the kernel kills it when this process ends,
+// however that happens. (os/exec itself closes the gap between fork and prctl:
+// the child looks whether its parent is still the same.)
+func startBound(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Pdeathsig: syscall.SIGKILL,
+		// A terminal's interrupt is for us to handle.
+		Setpgid: true,
+	}
+	result := make(chan error)
+	starter() <- func() { result <- cmd.Start() }
+	return <-result
+}
