@@ -1,0 +1,124 @@
+package ext4
+
+import (
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// mount mounts an image by loop and unmounts it when the test ends, whatever
+// happens to it. It needs root, as CI is.
+func mount(t testing.TB, image, options string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "ext4", "-o", "loop,"+options, image, dir).CombinedOutput(); err != nil {
+		t.Fatalf("mount %s: %v\n%s", image, err, out)
+	}
+	t.Cleanup(func() { unmount(t, dir) })
+	return dir
+}
+
+// unmount is safe to call twice.
+func unmount(t testing.TB, dir string) {
+	t.Helper()
+	if err := unix.Unmount(dir, 0); err == nil || err == unix.EINVAL {
+		return
+	}
+	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+		t.Errorf("unmount %s: %v", dir, err)
+	}
+}
+
+// observeKernel walks a mounted directory.
+func observeKernel(t testing.TB, dir string) map[string]observed {
+	t.Helper()
+	out := map[string]observed{}
+	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return fmt.Errorf("lstat %s: %w", path, err)
+		}
+		at := func(ts unix.Timespec) time.Time { return time.Unix(ts.Unix()) }
+		o := observed{
+			Type: typeLetters[st.Mode&modeFmt], Perm: st.Mode & modePerm, UID: st.Uid, GID: st.Gid, Nlink: uint32(st.Nlink),
+			Mtime: at(st.Mtim), Atime: at(st.Atim), Ctime: at(st.Ctim), Ino: uint32(st.Ino),
+		}
+		switch o.Type {
+		case "f":
+			o.Size = st.Size
+			f, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			if o.Sum, err = sum(f); err != nil {
+				return err
+			}
+		case "l":
+			o.Size = st.Size
+			if o.Target, err = os.Readlink(path); err != nil {
+				return err
+			}
+		case "c", "b":
+			o.Major, o.Minor = unix.Major(st.Rdev), unix.Minor(st.Rdev)
+		}
+		if o.Xattrs, err = kernelXattrs(path); err != nil {
+			return fmt.Errorf("xattrs of %s: %w", path, err)
+		}
+		rel, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		if rel == "." {
+			rel = ""
+		}
+		out[rel] = o
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func kernelXattrs(path string) (map[string]string, error) {
+	n, err := unix.Llistxattr(path, nil)
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	buf := make([]byte, 1<<16)
+	if n, err = unix.Llistxattr(path, buf); err != nil {
+		return nil, err
+	}
+	out := map[string]string{}
+	value := make([]byte, 1<<16)
+	for name := range strings.SplitSeq(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
+		n, err := unix.Lgetxattr(path, name, value)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		out[name] = string(value[:n])
+	}
+	return out, nil
+}
+
+// observeBoth mounts a layer's image, checks that the reader sees what the
+// kernel sees, and returns it.
+func observeBoth(t testing.TB, image string) map[string]observed {
+	t.Helper()
+	dir := mount(t, image, "ro")
+	kernel := observeKernel(t, filepath.Join(dir, DefaultRoot))
+	unmount(t, dir)
+	diffObserved(t, "reader", observeReader(t, openImage(t, image), DefaultRoot), "kernel", kernel)
+	return kernel
+}

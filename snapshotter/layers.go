@@ -1,0 +1,232 @@
+package snapshotter
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	imageSuffix = ".ext4"
+	tempPrefix  = "tmp-"
+	// diffIDFile in a snapshot's directory holds the digest of the layer that
+	// was applied to the snapshot.
+	diffIDFile = "diffid"
+)
+
+// layerStore keeps the images of layers, each once, for as long as a snapshot
+// names it.
+type layerStore struct {
+	dir string
+
+	mu sync.Mutex
+	// users are the snapshots that name a layer.
+	users map[digest.Digest]map[string]struct{}
+	// temps are the images that are being written.
+	temps map[string]struct{}
+}
+
+func newLayerStore(dir string) *layerStore {
+	return &layerStore{
+		dir:   dir,
+		users: make(map[digest.Digest]map[string]struct{}),
+		temps: make(map[string]struct{}),
+	}
+}
+
+// path returns the path of a layer's image.
+func (l *layerStore) path(diffID digest.Digest) string {
+	return filepath.Join(l.dir, diffID.Algorithm().String()+"-"+diffID.Encoded()+imageSuffix)
+}
+
+// create returns an empty file for an image. The caller passes it to publish
+// and, in any case, to discard.
+func (l *layerStore) create() (*os.File, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f, err := os.CreateTemp(l.dir, tempPrefix+"*"+imageSuffix)
+	if err != nil {
+		return nil, err
+	}
+	l.temps[f.Name()] = struct{}{}
+	return f, nil
+}
+
+// discard closes and removes a file that create returned, unless publish has
+// already given it its name.
+func (l *layerStore) discard(f *os.File) {
+	f.Close()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	os.Remove(f.Name())
+	delete(l.temps, f.Name())
+}
+
+// publish makes the image in f that of the layer diffID, and the snapshot in
+// dir its user. If the layer has an image already, that one is kept: the same
+// layer gives the same image, and a running machine may have it open.
+func (l *layerStore) publish(f *os.File, diffID digest.Digest, id, dir string) error {
+	if err := f.Chmod(0o444); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	path := l.path(diffID)
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		if err := os.Rename(f.Name(), path); err != nil {
+			return err
+		}
+		if err := syncDir(l.dir); err != nil {
+			return err
+		}
+	} else if err != nil {
+		return err
+	}
+	err := l.use(diffID, id, dir)
+	if err != nil {
+		l.collect(diffID)
+	}
+	return err
+}
+
+// adopt makes the snapshot in dir a user of the layer diffID if the layer has
+// an image. It reports whether it has.
+func (l *layerStore) adopt(diffID digest.Digest, id, dir string) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.users[diffID]) == 0 {
+		return false, nil
+	}
+	return true, l.use(diffID, id, dir)
+}
+
+// use records that the snapshot id in dir names the layer.
+func (l *layerStore) use(diffID digest.Digest, id, dir string) error {
+	if err := writeDiffID(dir, diffID); err != nil {
+		return err
+	}
+	l.note(diffID, id)
+	return nil
+}
+
+func (l *layerStore) note(diffID digest.Digest, id string) {
+	if l.users[diffID] == nil {
+		l.users[diffID] = make(map[string]struct{})
+	}
+	l.users[diffID][id] = struct{}{}
+}
+
+// retire renames the directory of a snapshot that the database no longer has,
+// so that nothing can be applied to it any more, and drops its layer. It
+// returns the new path, empty if there was no directory.
+func (l *layerStore) retire(id, dir string) (string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	diffID, err := readDiffID(dir)
+	if err != nil {
+		return "", err
+	}
+	dead := filepath.Join(filepath.Dir(dir), deadPrefix+id+"-"+rand.Text())
+	if err := os.Rename(dir, dead); errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	} else if err != nil {
+		return "", err
+	}
+	if diffID != "" {
+		delete(l.users[diffID], id)
+		l.collect(diffID)
+	}
+	return dead, nil
+}
+
+// collect removes the image of a layer that no snapshot names.
+func (l *layerStore) collect(diffID digest.Digest) {
+	if len(l.users[diffID]) > 0 {
+		return
+	}
+	delete(l.users, diffID)
+	os.Remove(l.path(diffID)) // what cannot be removed is left for cleanup
+}
+
+// cleanup removes images that no snapshot names and files that nobody writes.
+func (l *layerStore) cleanup() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	keep := make(map[string]struct{}, len(l.users))
+	for diffID := range l.users {
+		keep[l.path(diffID)] = struct{}{}
+	}
+	entries, err := os.ReadDir(l.dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		path := filepath.Join(l.dir, e.Name())
+		_, used := keep[path]
+		_, open := l.temps[path]
+		if !used && !open {
+			errs = append(errs, os.Remove(path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// readDiffID returns the layer that was applied to the snapshot in dir, empty
+// if there is none.
+func readDiffID(dir string) (digest.Digest, error) {
+	b, err := os.ReadFile(filepath.Join(dir, diffIDFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	diffID, err := digest.Parse(strings.TrimSpace(string(b)))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", filepath.Join(dir, diffIDFile), err)
+	}
+	return diffID, nil
+}
+
+// writeDiffID records the layer of the snapshot in dir, atomically and for good.
+func writeDiffID(dir string, diffID digest.Digest) error {
+	f, err := os.CreateTemp(dir, diffIDFile+".*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // no effect after the rename
+	_, err = f.WriteString(diffID.String() + "\n")
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), filepath.Join(dir, diffIDFile))
+	}
+	if err == nil {
+		err = syncDir(dir)
+	}
+	return err
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
