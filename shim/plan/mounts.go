@@ -1,0 +1,125 @@
+package plan
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/applevm/applevm/guest/api"
+	guestv1 "github.com/applevm/applevm/guest/api/v1"
+)
+
+// guestMounts are the file systems that the guest's kernel makes itself.
+var guestMounts = []string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"}
+
+// copied are the files that clients make for each container. The container gets
+// a copy of each, one that it may write to if the mount says so; what it writes
+// stays its own.
+var copied = []string{"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
+
+// mounts divides the spec's mounts into those that the guest makes and files
+// that are copied. Host directories cannot be shared yet.
+func mounts(list []specs.Mount, stat func(string) (fs.FileInfo, error)) ([]specs.Mount, []File, error) {
+	var guest []specs.Mount
+	var files []File
+	for _, m := range list {
+		dest := filepath.Clean(m.Destination)
+		if !filepath.IsAbs(dest) {
+			return nil, nil, invalid("mount destination %q is not an absolute path", m.Destination)
+		}
+		if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
+			return nil, nil, unsupported("the ID-mapped mount at %s is not implemented", dest)
+		}
+		bind := m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+		switch {
+		case bind:
+			f, err := bindFile(m, dest, stat)
+			if err != nil {
+				return nil, nil, err
+			}
+			files = append(files, f)
+		case slices.Contains(guestMounts, m.Type):
+			guest = append(guest, specs.Mount{Destination: dest, Type: m.Type, Source: m.Type, Options: m.Options})
+		default:
+			return nil, nil, unsupported("the mount of type %q at %s is not implemented", m.Type, dest)
+		}
+	}
+	return guest, files, nil
+}
+
+// bindFile decides whether a bind mount can be served by a copy.
+func bindFile(m specs.Mount, dest string, stat func(string) (fs.FileInfo, error)) (File, error) {
+	f := File{Source: m.Source, Destination: dest, ReadOnly: slices.Contains(m.Options, "ro") || slices.Contains(m.Options, "rro")}
+	if !filepath.IsAbs(m.Source) {
+		return f, invalid("mount source %q of %s is not an absolute path", m.Source, dest)
+	}
+	st, err := stat(m.Source)
+	if err != nil {
+		return f, invalid("mount source of %s: %w", dest, err)
+	}
+	const later = "sharing files and directories of the host comes with a later version"
+	switch {
+	case st.IsDir():
+		return f, unsupported("mounting the host directory %s at %s is not implemented: %s", m.Source, dest, later)
+	case !st.Mode().IsRegular():
+		return f, unsupported("mounting the host's special file %s at %s is not implemented", m.Source, dest)
+	case !f.ReadOnly && !slices.Contains(copied, dest):
+		return f, unsupported("mounting the host file %s writable at %s is not implemented (read-only works, as a copy): %s", m.Source, dest, later)
+	case st.Size() > api.MaxFile:
+		return f, unsupported("mounting the host file %s at %s is not implemented for files of more than %d bytes: %s", m.Source, dest, api.MaxFile, later)
+	}
+	return f, nil
+}
+
+// maxRequest bounds the spec and the files of one container together, in bytes.
+// A ttrpc message holds 4 MiB (github.com/containerd/ttrpc, messageLengthMax);
+// the rest is left to the message's other fields.
+const maxRequest = 4<<20 - 64<<10
+
+// ReadFiles takes the copies that p asks for, and checks that they fit into one
+// request together with the spec. The owner of a file on the host means nothing
+// to the guest: copies belong to root.
+func (p *Plan) ReadFiles() ([]*guestv1.File, error) {
+	var out []*guestv1.File
+	total := len(p.Container.GetSpec())
+	for _, f := range p.Files {
+		b, mode, err := readFile(f.Source)
+		if err != nil {
+			return nil, fmt.Errorf("copy the host file %s to %s: %w", f.Source, f.Destination, err)
+		}
+		total += len(b) + len(f.Destination) + 64
+		if total > maxRequest {
+			return nil, unsupported("the files mounted into the container have more than %d bytes together, which is not implemented", maxRequest)
+		}
+		out = append(out, &guestv1.File{Path: f.Destination, Content: b, Mode: uint32(mode.Perm()), ReadOnly: f.ReadOnly})
+	}
+	return out, nil
+}
+
+// readFile reads a regular file of at most api.MaxFile bytes. It never blocks on
+// a FIFO that took the file's place.
+func readFile(name string) ([]byte, fs.FileMode, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return nil, 0, err
+	}
+	if !st.Mode().IsRegular() {
+		return nil, 0, invalid("it is not a regular file any more")
+	}
+	b, err := io.ReadAll(io.LimitReader(f, api.MaxFile+1))
+	if err == nil && len(b) > api.MaxFile {
+		err = unsupported("it has more than %d bytes", api.MaxFile)
+	}
+	return b, st.Mode(), err
+}

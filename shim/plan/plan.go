@@ -1,0 +1,132 @@
+// Package plan decides what machine a container gets and what its guest is
+// asked for. It holds pure functions: they start nothing and write nothing, so
+// that every decision can be tested with a table.
+package plan
+
+import (
+	"fmt"
+	"io/fs"
+
+	"github.com/containerd/containerd/api/types"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/applevm/applevm/config"
+	guestv1 "github.com/applevm/applevm/guest/api/v1"
+	"github.com/applevm/applevm/manifest"
+	"github.com/applevm/applevm/vmm"
+)
+
+// Input is all that the plan depends on.
+type Input struct {
+	// Namespace and ID name the container.
+	Namespace, ID string
+	// Spec is the bundle's config.json.
+	Spec []byte
+	// Snapshot is what stands behind the rootfs mount (see Snapshot).
+	Snapshot manifest.Manifest
+	// Machine holds the configured defaults.
+	Machine config.Machine
+	// Boot is what the machine boots.
+	Boot Boot
+	// Host is what the host has.
+	Host Host
+	// Stat looks at a file of the host, following symbolic links (os.Stat).
+	Stat func(name string) (fs.FileInfo, error)
+}
+
+// Boot names what a machine boots.
+type Boot struct {
+	Kernel, Initrd string
+	Cmdline        []string
+}
+
+// Host is what the host has to give.
+type Host struct {
+	// DefaultCPUs is the number of virtual CPUs where nobody asked for one.
+	DefaultCPUs int
+	// Memory is the host's whole memory in bytes; 0 if it is not known.
+	Memory int64
+}
+
+// Plan is what is to be done for one container.
+type Plan struct {
+	// Machine lacks only Dir.
+	Machine vmm.Config
+	// Container lacks only files and the clock, which are taken when the guest
+	// is asked.
+	Container *guestv1.ContainerOptions
+	// Files are copied into the container when the hooks have run: some are
+	// written by them.
+	Files []File
+	// Hooks run on the host.
+	Hooks specs.Hooks
+	// Annotations are the spec's, for the state that hooks are given.
+	Annotations map[string]string
+	// Warnings are for the log: what the spec asks for and does not get.
+	Warnings []string
+}
+
+// File is a file of the host that the container gets a copy of.
+type File struct {
+	// Source is the file on the host, Destination its absolute path in the container.
+	Source, Destination string
+	// ReadOnly files cannot be written to by the container.
+	ReadOnly bool
+}
+
+// Snapshot finds the manifest behind the rootfs mounts that containerd hands
+// over. It takes exactly one mount: a bind of a snapshot of applevm-snapshotter.
+func Snapshot(rootfs []*types.Mount) (manifest.Manifest, error) {
+	const use = "use the applevm snapshotter (for instance: ctr run --snapshotter applevm)"
+	switch {
+	case len(rootfs) == 0:
+		return manifest.Manifest{}, invalid("the container has no root filesystem: %s", use)
+	case len(rootfs) > 1:
+		return manifest.Manifest{}, unsupported("a root filesystem of %d mounts (the last of type %q) is not implemented: %s",
+			len(rootfs), rootfs[len(rootfs)-1].GetType(), use)
+	case rootfs[0].GetType() != "bind":
+		return manifest.Manifest{}, unsupported("a root filesystem of mount type %q is not implemented: %s", rootfs[0].GetType(), use)
+	}
+	m, err := manifest.Find(rootfs[0].GetSource())
+	if isNoManifest(err) {
+		return manifest.Manifest{}, unsupported("a root filesystem in the host directory %s is not implemented: %s", rootfs[0].GetSource(), use)
+	}
+	if err != nil {
+		return manifest.Manifest{}, fmt.Errorf("root filesystem: %w", err)
+	}
+	return m, nil
+}
+
+// New makes the plan, or says in one sentence why there is none: an
+// errdefs.ErrInvalidArgument for what can never be, an errdefs.ErrNotImplemented
+// for what is not built yet.
+func New(in Input) (*Plan, error) {
+	spec, err := parse(in.Spec)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plan{Annotations: spec.Annotations}
+	if p.Machine, err = machine(in, spec.Annotations); err != nil {
+		return nil, err
+	}
+	rootfs, disks, err := root(in.Snapshot)
+	if err != nil {
+		return nil, err
+	}
+	p.Machine.Disks = disks
+	if p.Hooks, err = hostHooks(spec.Hooks); err != nil {
+		return nil, err
+	}
+	mounts, files, err := mounts(spec.Mounts, in.Stat)
+	if err != nil {
+		return nil, err
+	}
+	p.Files = files
+	guest, warnings, err := guestSpec(spec, in.ID, mounts)
+	if err != nil {
+		return nil, err
+	}
+	p.Warnings = warnings
+	p.Container = &guestv1.ContainerOptions{Spec: guest, Rootfs: rootfs}
+	return p, nil
+}

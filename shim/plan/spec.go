@@ -1,0 +1,147 @@
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/applevm/applevm/guest/api"
+)
+
+// maxHostname is the longest label of a host name, in bytes (RFC 1123, section
+// 2.1, by RFC 1035); Linux itself takes 64.
+const maxHostname = 63
+
+// parse reads a bundle's config.json.
+func parse(b []byte) (*specs.Spec, error) {
+	if len(b) > api.MaxSpec {
+		return nil, invalid("the container's spec has %d bytes, more than %d", len(b), api.MaxSpec)
+	}
+	var s specs.Spec
+	if err := json.Unmarshal(b, &s); err != nil {
+		return nil, invalid("the container's spec (config.json): %w", err)
+	}
+	switch {
+	case s.Linux == nil:
+		return nil, unsupported("the container's spec has no linux section, as a client on another system makes it; filling it in is not implemented")
+	case s.Process == nil:
+		return nil, invalid("the container's spec has no process")
+	case s.Windows != nil || s.Solaris != nil || s.VM != nil || s.ZOS != nil || s.FreeBSD != nil:
+		return nil, invalid("the container's spec is for another system than Linux")
+	}
+	return &s, nil
+}
+
+// hostHooks returns the hooks that run on the host, and refuses those that would
+// have to run inside the container with a program of the host.
+func hostHooks(h *specs.Hooks) (specs.Hooks, error) {
+	if h == nil {
+		return specs.Hooks{}, nil
+	}
+	for _, k := range []struct {
+		name string
+		list []specs.Hook
+	}{{"createContainer", h.CreateContainer}, {"startContainer", h.StartContainer}} {
+		if len(k.list) > 0 {
+			return specs.Hooks{}, unsupported("the %s hook %s is not implemented: it would run inside the machine", k.name, k.list[0].Path)
+		}
+	}
+	return *h, nil
+}
+
+// guestSpec returns the spec that goes into the guest: free of the host's paths
+// and of what only has a meaning on the host.
+func guestSpec(s *specs.Spec, id string, mounts []specs.Mount) ([]byte, []string, error) {
+	g := specs.Spec{
+		Version:    s.Version,
+		Root:       &specs.Root{Readonly: s.Root != nil && s.Root.Readonly}, // the guest sets the path
+		Hostname:   s.Hostname,
+		Domainname: s.Domainname,
+		Mounts:     mounts,
+	}
+	if g.Hostname == "" && slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UTSNamespace }) {
+		// With runc the container would get the host's name. The guest's kernel
+		// has none, and the host's is none of its business.
+		g.Hostname = id[:min(len(id), maxHostname)]
+	}
+	var warnings []string
+	var err error
+	if g.Process, warnings = guestProcess(s.Process); len(g.Process.Args) == 0 {
+		return nil, nil, invalid("the container's spec has no command (process.args)")
+	}
+	var more []string
+	if g.Linux, more, err = guestLinux(s.Linux); err != nil {
+		return nil, nil, err
+	}
+	b, err := json.Marshal(g)
+	if err != nil {
+		return nil, nil, fmt.Errorf("encode the guest's spec: %w", err)
+	}
+	return b, append(warnings, more...), nil
+}
+
+// guestProcess drops the labels of security modules that the guest does not run.
+func guestProcess(p *specs.Process) (*specs.Process, []string) {
+	g := *p
+	var warnings []string
+	if g.ApparmorProfile != "" {
+		warnings = append(warnings, fmt.Sprintf("the AppArmor profile %q has no effect in a machine", g.ApparmorProfile))
+		g.ApparmorProfile = ""
+	}
+	if g.SelinuxLabel != "" {
+		warnings = append(warnings, fmt.Sprintf("the SELinux label %q has no effect in a machine", g.SelinuxLabel))
+		g.SelinuxLabel = ""
+	}
+	g.CommandLine = "" // Windows
+	return &g, warnings
+}
+
+func guestLinux(l *specs.Linux) (*specs.Linux, []string, error) {
+	g := *l
+	var warnings []string
+	for _, ns := range l.Namespaces {
+		switch {
+		case ns.Path == "":
+		case ns.Type == specs.NetworkNamespace:
+			return nil, nil, unsupported("joining the network namespace %s is not implemented: CNI networks are not implemented yet, use --net=none", ns.Path)
+		default:
+			return nil, nil, unsupported("joining the %s namespace %s is not implemented", ns.Type, ns.Path)
+		}
+	}
+	if l.Seccomp != nil && l.Seccomp.ListenerPath != "" {
+		return nil, nil, unsupported("the seccomp listener %s is not implemented", l.Seccomp.ListenerPath)
+	}
+	if len(l.NetDevices) > 0 {
+		return nil, nil, unsupported("moving network devices of the host into a container is not implemented")
+	}
+	g.CgroupsPath = "" // the guest has its own tree
+	if g.MountLabel != "" {
+		warnings = append(warnings, fmt.Sprintf("the SELinux mount label %q has no effect in a machine", g.MountLabel))
+		g.MountLabel = ""
+	}
+	if g.IntelRdt != nil {
+		warnings = append(warnings, "Intel RDT settings have no effect in a machine")
+		g.IntelRdt = nil
+	}
+	return &g, warnings, nil
+}
+
+// Process returns the process of an exec as it goes into the guest, from the
+// JSON that containerd hands over, and warnings for the log.
+func Process(b []byte) ([]byte, []string, error) {
+	if len(b) > api.MaxSpec {
+		return nil, nil, invalid("the process's spec has %d bytes, more than %d", len(b), api.MaxSpec)
+	}
+	var p specs.Process
+	if err := json.Unmarshal(b, &p); err != nil {
+		return nil, nil, invalid("the process's spec: %w", err)
+	}
+	if len(p.Args) == 0 {
+		return nil, nil, invalid("the process's spec has no command (args)")
+	}
+	g, warnings := guestProcess(&p)
+	out, err := json.Marshal(g)
+	return out, warnings, err
+}

@@ -1,0 +1,374 @@
+package task
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"time"
+
+	apievents "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/applevm/applevm/shim/hooks"
+	"github.com/applevm/applevm/shim/machine"
+	"github.com/applevm/applevm/shim/record"
+	"github.com/applevm/applevm/shim/stdio"
+	"github.com/applevm/applevm/shim/trace"
+)
+
+// Deadlines of calls into the guest, and of waits for it.
+const (
+	createTimeout = 60 * time.Second // it may have to replay a disk's journal
+	startTimeout  = 30 * time.Second
+	callTimeout   = 5 * time.Second
+	killTimeout   = 3 * time.Second
+	// deleteTimeout bounds the guest's unmounting; containerd gives the cleanup
+	// of a failed start 5 seconds in all (io.containerd.timeout.shim.cleanup).
+	deleteTimeout = 4 * time.Second
+	// killedTimeout is how long a process may go on after SIGKILL until its
+	// machine is ended.
+	killedTimeout = 10 * time.Second
+	// outputTimeout bounds the wait for output that nobody reads, as runc's
+	// shim does.
+	outputTimeout = 10 * time.Second
+	// stdioTimeout bounds the opening of stdio, logging programs included.
+	stdioTimeout = 15 * time.Second
+	// execsTimeout is how long the container's exit waits for those of its
+	// execs, which must be published first.
+	execsTimeout = 5 * time.Second
+)
+
+// killed is the exit status of a process that went down with its machine: 128 +
+// SIGKILL, as for one that was killed.
+const killed = 137
+
+// container is a container and its machine.
+type container struct {
+	s      *Service
+	ctx    context.Context // carries the logger, never ends
+	id     string
+	bundle string
+	rec    *trace.Recorder
+
+	cancel     context.CancelFunc // of Create
+	createDone chan struct{}      // closed when Create is over
+
+	deleteMu    sync.Mutex // one Delete at a time
+	destroyOnce sync.Once
+
+	mu          sync.Mutex
+	created     bool
+	initExited  bool
+	paused      bool
+	machine     *machine.Machine
+	disk        record.Record
+	hooks       specs.Hooks
+	annotations map[string]string
+	init        *process
+	execs       map[string]*process
+}
+
+func newContainer(s *Service, r *taskapi.CreateTaskRequest) *container {
+	c := &container{
+		s:          s,
+		id:         r.ID,
+		bundle:     r.Bundle,
+		rec:        trace.New(s.opts.Namespace, r.ID),
+		createDone: make(chan struct{}),
+		execs:      map[string]*process{},
+	}
+	c.ctx = log.WithLogger(s.ctx, log.G(s.ctx).WithField("id", r.ID))
+	c.init = newProcess(c, "", stdio.Config{
+		Namespace: s.opts.Namespace, ID: r.ID,
+		Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal,
+	})
+	if s.opts.Marks != nil {
+		s.opts.Marks(c.rec)
+	}
+	return c
+}
+
+// creating returns the context of Create, which cancelCreate ends too. stop must
+// be called when Create is over.
+func (c *container) creating(ctx context.Context) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(log.WithLogger(ctx, log.G(c.ctx)))
+	c.mu.Lock()
+	c.cancel = cancel
+	c.mu.Unlock()
+	return ctx, func() {
+		cancel()
+		close(c.createDone)
+	}
+}
+
+// cancelCreate ends a Create that is under way and waits until it has cleaned up.
+func (c *container) cancelCreate(ctx context.Context) {
+	c.mu.Lock()
+	cancel := c.cancel
+	c.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+	select {
+	case <-c.createDone:
+	case <-ctx.Done():
+	}
+}
+
+func (c *container) isCreated() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.created
+}
+
+// pid is the task's process identifier: the VMM's.
+func (c *container) pid() uint32 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return uint32(c.disk.PID)
+}
+
+func (c *container) machineEnded() bool {
+	select {
+	case <-c.machine.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+func (c *container) process(execID string) (*process, error) {
+	if execID == "" {
+		return c.init, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p, ok := c.execs[execID]
+	if !ok {
+		return nil, errdefs.ErrNotFound.WithMessage(fmt.Sprintf("process %s of container %s does not exist", execID, c.id))
+	}
+	return p, nil
+}
+
+// call calls the guest. Errors name the container.
+func (c *container) call(ctx context.Context, timeout time.Duration, f func(context.Context, taskapi.TTRPCTaskService) error) error {
+	err := c.machine.Call(ctx, timeout, func(ctx context.Context) error { return f(ctx, c.machine.Task()) })
+	if errdefs.IsUnavailable(err) {
+		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("container %s: %v", c.id, err))
+	}
+	return err
+}
+
+// addExec notes a process that a later Start will run.
+func (c *container) addExec(_ context.Context, r *taskapi.ExecProcessRequest) error {
+	p, err := newExec(c, r)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	_, exists := c.execs[r.ExecID]
+	if !exists && r.ExecID != "" {
+		c.execs[r.ExecID] = p
+	}
+	c.mu.Unlock()
+	switch {
+	case r.ExecID == "":
+		return errdefs.ErrInvalidArgument.WithMessage("the process has no identifier")
+	case exists:
+		return errdefs.ErrAlreadyExists.WithMessage(fmt.Sprintf("process %s of container %s already exists", r.ExecID, c.id))
+	}
+	c.s.events.send(&apievents.TaskExecAdded{ContainerID: c.id, ExecID: r.ExecID})
+	return nil
+}
+
+func (c *container) pause(ctx context.Context) error {
+	err := c.call(ctx, callTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
+		_, err := t.Pause(ctx, &taskapi.PauseRequest{ID: c.id})
+		return err
+	})
+	if err == nil {
+		c.setPaused(true)
+		c.s.events.send(&apievents.TaskPaused{ContainerID: c.id})
+	}
+	return err
+}
+
+func (c *container) resume(ctx context.Context) error {
+	err := c.call(ctx, callTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
+		_, err := t.Resume(ctx, &taskapi.ResumeRequest{ID: c.id})
+		return err
+	})
+	if err == nil {
+		c.setPaused(false)
+		c.s.events.send(&apievents.TaskResumed{ContainerID: c.id})
+	}
+	return err
+}
+
+func (c *container) setPaused(v bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.paused = v
+}
+
+// deleteExec removes a process that Exec has added.
+func (c *container) deleteExec(ctx context.Context, p *process) error {
+	if err := p.deletable(); err != nil {
+		return err
+	}
+	p.drain(ctx)
+	if p.isInGuest() && !c.machineEnded() {
+		err := c.call(ctx, callTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
+			_, err := t.Delete(ctx, &taskapi.DeleteRequest{ID: c.id, ExecID: p.execID})
+			return err
+		})
+		if err != nil && !errdefs.IsNotFound(err) {
+			log.G(c.ctx).WithError(err).WithField("exec", p.execID).Warn("the guest did not delete a process")
+		}
+	}
+	p.closeIO()
+	c.mu.Lock()
+	delete(c.execs, p.execID)
+	c.mu.Unlock()
+	return nil
+}
+
+// delete removes a container that does not run (any more), and its machine.
+func (c *container) delete(ctx context.Context) error {
+	c.deleteMu.Lock()
+	defer c.deleteMu.Unlock()
+	if c.machine == nil || !c.isCreated() {
+		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("container %s is not created", c.id))
+	}
+	if err := c.init.deletable(); err != nil {
+		return err
+	}
+	c.rec.Mark(trace.DeleteBegin)
+	c.init.drain(ctx)
+	if !c.machineEnded() {
+		err := c.call(ctx, deleteTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
+			// One that was never started is still there, waiting.
+			if !c.init.hasExited() {
+				if _, err := t.Kill(ctx, &taskapi.KillRequest{ID: c.id, Signal: sigkill}); err != nil {
+					return err
+				}
+				if _, err := t.Wait(ctx, &taskapi.WaitRequest{ID: c.id}); err != nil {
+					return err
+				}
+			}
+			_, err := t.Delete(ctx, &taskapi.DeleteRequest{ID: c.id})
+			return err
+		})
+		if err != nil {
+			log.G(c.ctx).WithError(err).Warn("the guest did not unmount its disks: ending its machine all the same")
+		}
+		c.rec.Mark(trace.GuestDeleted)
+	}
+	c.destroy(c.ctx)
+	// One that was never started ends here.
+	select {
+	case <-c.init.exited:
+	case <-time.After(callTimeout):
+	}
+	c.mu.Lock()
+	c.created = false
+	c.mu.Unlock()
+	return nil
+}
+
+// destroy ends the machine and removes all that the container holds on the host.
+func (c *container) destroy(ctx context.Context) {
+	c.destroyOnce.Do(func() {
+		c.mu.Lock()
+		m, disk, cancel := c.machine, c.disk, c.cancel
+		procs := []*process{c.init}
+		for _, p := range c.execs {
+			procs = append(procs, p)
+		}
+		c.mu.Unlock()
+		if cancel != nil {
+			cancel()
+		}
+		if m != nil {
+			if err := m.Kill(); err != nil {
+				log.G(ctx).WithError(err).Error("the machine was not ended in order")
+			}
+		}
+		var wg sync.WaitGroup
+		for _, p := range procs {
+			wg.Go(p.closeIO)
+		}
+		wg.Wait()
+		if disk.Hooks {
+			if err := hooks.RunAll(ctx, "poststop", c.hooks.Poststop, c.state(specs.StateStopped)); err != nil {
+				log.G(ctx).WithError(err).Warn("a hook failed")
+			}
+			if err := c.save(func(r *record.Record) { r.Hooks = false }); err != nil {
+				log.G(ctx).WithError(err).Warn("hooks may run again")
+			}
+		}
+		if disk.MachineDir != "" {
+			if err := os.RemoveAll(disk.MachineDir); err != nil {
+				log.G(ctx).WithError(err).Error("the machine's directory was not removed")
+			}
+		}
+		c.rec.Mark(trace.DeleteEnd)
+		c.finishTrace()
+	})
+}
+
+// state is what hooks are told.
+func (c *container) state(status specs.ContainerState) specs.State {
+	return specs.State{
+		Version:     specs.Version,
+		ID:          c.id,
+		Status:      status,
+		Pid:         int(c.pid()),
+		Bundle:      c.bundle,
+		Annotations: c.annotations,
+	}
+}
+
+// save changes the container's record on disk.
+func (c *container) save(change func(*record.Record)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	change(&c.disk)
+	if err := record.Save(c.bundle, c.disk); err != nil {
+		return fmt.Errorf("save the shim's record: %w", err)
+	}
+	return nil
+}
+
+func (c *container) finishTrace() {
+	if err := c.rec.Write(c.s.opts.TraceFile); err != nil {
+		log.G(c.ctx).WithError(err).Warn("trace not written")
+	}
+	log.G(c.ctx).WithFields(log.Fields{
+		"vmm":    c.rec.Between(trace.VMMStart, trace.VMMStarted),
+		"boot":   c.rec.Between(trace.VMMStarted, trace.AgentConnected),
+		"create": c.rec.Between(trace.CreateBegin, trace.CreateEnd),
+		"start":  c.rec.Between(trace.StartBegin, trace.StartEnd),
+		"delete": c.rec.Between(trace.DeleteBegin, trace.DeleteEnd),
+	}).Debug("times of the container's life")
+}
+
+func readSpec(bundle string) ([]byte, error) {
+	b, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return nil, fmt.Errorf("the container's spec: %w", err)
+	}
+	return b, nil
+}
+
+// errCanceled is what a Create ends with that the client has given up.
+var errCanceled = errors.New("the container was deleted while it was being created")
+
+const goarch = runtime.GOARCH
