@@ -1,0 +1,190 @@
+// Package e2e tests applevm as its users meet it: real containerd, real clients,
+// real images, real virtual machines.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/applevm/applevm/e2e/images"
+	"github.com/applevm/applevm/e2e/stack"
+)
+
+// img is the Debian image that every shared stack has.
+const img = images.DebianRef
+
+// shared are the stacks that tests use together: a start and an import each
+// would take longer than most tests.
+var shared struct {
+	user, root sharedStack
+}
+
+type sharedStack struct {
+	once sync.Once
+	s    *stack.Stack
+	err  error
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, s := range []*sharedStack{&shared.user, &shared.root} {
+		if s.s == nil {
+			continue
+		}
+		if left := s.s.Clean(context.Background()); len(left) > 0 {
+			fmt.Fprintf(os.Stderr, "left behind after all tests: %q\n", left)
+			code = 1
+		}
+		if code != 0 {
+			fmt.Fprintln(os.Stderr, s.s.Logs())
+		}
+		if err := s.s.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, "close the stack:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// userStack returns the shared stack of an ordinary user without capabilities.
+func userStack(t *testing.T) *stack.Stack {
+	return shared.user.get(t, stack.Options{Unprivileged: true})
+}
+
+// rootStack returns the shared stack of root, for nerdctl.
+func rootStack(t *testing.T) *stack.Stack {
+	if os.Getuid() != 0 {
+		t.Fatal("nerdctl's tests need root on Linux: run them with sudo")
+	}
+	return shared.root.get(t, stack.Options{})
+}
+
+func (ss *sharedStack) get(t *testing.T, opts stack.Options) *stack.Stack {
+	t.Helper()
+	ss.once.Do(func() {
+		ctx := context.Background()
+		archive, err := images.Debian(ctx)
+		if err != nil {
+			ss.err = err
+			return
+		}
+		if ss.s, ss.err = stack.Start(ctx, opts); ss.err == nil {
+			ss.err = ss.s.Import(ctx, archive)
+		}
+	})
+	if ss.err != nil {
+		t.Fatal(ss.err)
+	}
+	return ss.s
+}
+
+// newStack starts a stack for one test, with the Debian image in it.
+func newStack(t *testing.T, opts stack.Options) *stack.Stack {
+	t.Helper()
+	s, err := stack.Start(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(s.Logs())
+		}
+		if left := s.Clean(context.Background()); len(left) > 0 {
+			t.Errorf("left behind: %q", left)
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	archive, err := images.Debian(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Import(t.Context(), archive); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// result is what a command did.
+type result struct {
+	stdout, stderr string
+	code           int
+}
+
+func (r result) String() string {
+	return fmt.Sprintf("exit code %d\nstdout: %s\nstderr: %s", r.code, r.stdout, r.stderr)
+}
+
+// limit bounds any one command; on a loaded machine a start takes seconds.
+const limit = 2 * time.Minute
+
+// do runs cmd to its end.
+func do(t *testing.T, cmd *exec.Cmd) result {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.WaitDelay = 5 * time.Second
+	timer := time.AfterFunc(limit, func() { _ = cmd.Process.Kill() })
+	defer timer.Stop()
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case err == nil:
+	case errors.As(err, &exit) && exit.Exited():
+	default:
+		t.Fatalf("%s: %v\nstdout: %s\nstderr: %s", strings.Join(cmd.Args, " "), err, &stdout, &stderr)
+	}
+	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// must runs cmd and requires exit code 0; it returns the standard output.
+func must(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	r := do(t, cmd)
+	if r.code != 0 {
+		t.Fatalf("%s: %s", strings.Join(cmd.Args, " "), r)
+	}
+	return r.stdout
+}
+
+// name makes a container's id from the test's name.
+func name(t *testing.T) string {
+	return strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, t.Name())
+}
+
+// detached starts a container with ctr that is removed at the test's end.
+func detached(t *testing.T, s *stack.Stack, args ...string) string {
+	t.Helper()
+	id := name(t)
+	t.Cleanup(func() { remove(t, s, id) })
+	must(t, s.CtrRun(t.Context(), append([]string{"-d", img, id}, args...)...))
+	return id
+}
+
+// remove takes a container away, whatever its state.
+func remove(t *testing.T, s *stack.Stack, id string) {
+	t.Helper()
+	ctx := context.Background() // the test's own has ended
+	_ = s.Ctr(ctx, "task", "delete", "--force", id).Run()
+	if r := do(t, s.Ctr(ctx, "container", "delete", id)); r.code != 0 {
+		t.Errorf("remove %s: %s", id, r)
+	}
+	if slices.Contains(strings.Fields(must(t, s.Ctr(ctx, "container", "list", "-q"))), id) {
+		t.Errorf("container %s is still there", id)
+	}
+}
