@@ -1,0 +1,92 @@
+# applevm. Two commands for a newcomer: make demo, make test. `make help` lists the rest.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# The Go toolchain and caches that scripts/deps may have brought.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/applevm
+export PATH := $(CACHE)/go/bin:$(PATH)
+
+ARCH    := $(shell uname -m | sed -e s/x86_64/amd64/ -e s/aarch64/arm64/)
+# Which kernel the guest image gets: auto (our own if `make kernel` built it), own, debian.
+KERNEL  ?= auto
+BENCH   ?= .
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w
+CONTAINERD_VERSION := 2.4.2
+NERDCTL_VERSION    := 2.3.5
+
+.PHONY: help
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+.PHONY: deps
+deps: ## install what the system must provide (Debian: apt, only what is missing; macOS: says what to brew)
+	@scripts/deps base
+
+.PHONY: demo
+demo: build guest tools ## run containers in VMs of their own with unmodified ctr and nerdctl, and show it
+	@go run ./e2e/demo
+
+.PHONY: test
+test: build guest tools ## run all tests: unit, machine conformance, end to end
+	go test -race -timeout 30m ./...
+
+.PHONY: test-short
+test-short: build guest tools ## the same without the slow ones (arm64 guests)
+	go test -race -short -timeout 20m ./...
+
+.PHONY: bench
+bench: build guest tools ## print measured numbers and write bench/out/results.json (BENCH=regexp runs a part)
+	@go run ./bench -run '$(BENCH)'
+
+.PHONY: build
+build: deps ## build the shim and the snapshotter into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/containerd-shim-applevm-v1 ./cmd/applevm-snapshotter
+
+.PHONY: guest
+guest: deps ## build the guest image of this machine's architecture into build/guest/
+	go run ./guest/image/mkimage -arch $(ARCH) -kernel $(KERNEL) -out build/guest/$(ARCH)
+
+.PHONY: guest-all
+guest-all: deps ## build the guest images of amd64 and arm64
+	for a in amd64 arm64; do go run ./guest/image/mkimage -arch $$a -kernel $(KERNEL) -out build/guest/$$a || exit 1; done
+
+.PHONY: kernel
+kernel: ## build our own guest kernels, amd64 and arm64 (about 40 CPU minutes, once; cached outside the checkout)
+	@scripts/deps kernel
+	for a in amd64 arm64; do go run ./guest/image/mkkernel -arch $$a || exit 1; done
+
+.PHONY: tools
+tools: deps ## build the unmodified containerd, ctr and nerdctl that demo and tests use, into bin/
+	go build -C tools/containerd -trimpath -o $(CURDIR)/bin/ \
+	  -ldflags '$(LDFLAGS) -X github.com/containerd/containerd/v2/version.Version=v$(CONTAINERD_VERSION)' \
+	  github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/ctr
+	CGO_ENABLED=0 go build -C tools/nerdctl -trimpath -o $(CURDIR)/bin/ \
+	  -ldflags '$(LDFLAGS) -X github.com/containerd/nerdctl/v2/pkg/version.Version=v$(NERDCTL_VERSION)' \
+	  github.com/containerd/nerdctl/v2/cmd/nerdctl
+
+.PHONY: lint
+lint: deps ## gofmt, go vet, golangci-lint
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt -w these files:"; echo "$$out"; exit 1; fi
+	go vet ./...
+	go build -C tools/lint -trimpath -o $(CURDIR)/bin/ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	bin/golangci-lint run ./...
+
+# The agent alone needs cgo (libcontainer, libseccomp) and is built by mkimage for both.
+CROSS := $$(go list -f '{{if or (eq .Name "main") (not .DepsErrors)}}{{.ImportPath}}{{end}}' ./... | grep -v -e /cmd/applevm-agent -e /guest/agent)
+
+.PHONY: cross
+cross: deps ## build everything that has no cgo for linux/amd64, linux/arm64 and darwin/arm64
+	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 go build $(CROSS)
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build $(CROSS)
+	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 go build $(CROSS)
+
+.PHONY: generate
+generate: ## regenerate guest/api/v1 from its .proto
+	@scripts/generate
+
+.PHONY: clean
+clean: ## remove what was built in this checkout (caches outside it stay)
+	rm -rf bin build bench/out
