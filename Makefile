@@ -75,13 +75,12 @@ lint: deps ## gofmt, go vet, golangci-lint
 	bin/golangci-lint run ./...
 
 # The agent alone needs cgo (libcontainer, libseccomp) and is built by mkimage for both.
-CROSS := $$(go list -f '{{if or (eq .Name "main") (not .DepsErrors)}}{{.ImportPath}}{{end}}' ./... | grep -v -e /cmd/applevm-agent -e /guest/agent)
-
 .PHONY: cross
 cross: deps ## build everything that has no cgo for linux/amd64, linux/arm64 and darwin/arm64
-	CGO_ENABLED=0 GOOS=linux GOARCH=amd64 go build $(CROSS)
-	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 go build $(CROSS)
-	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 go build $(CROSS)
+	@for t in linux/amd64 linux/arm64 darwin/arm64; do \
+	  export CGO_ENABLED=0 GOOS=$${t%/*} GOARCH=$${t#*/}; echo "build for $$t"; \
+	  go build $$(go list -f '{{if .GoFiles}}{{.ImportPath}}{{end}}' ./... | grep -v -e /cmd/applevm-agent -e /guest/agent) || exit 1; \
+	done
 
 .PHONY: generate
 generate: ## regenerate guest/api/v1 from its .proto

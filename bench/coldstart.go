@@ -19,9 +19,9 @@ import (
 	"github.com/applevm/applevm/e2e/stack"
 	"github.com/applevm/applevm/guest/api"
 	"github.com/applevm/applevm/guest/image"
+	"github.com/applevm/applevm/shim/machine"
 	"github.com/applevm/applevm/shim/trace"
 	"github.com/applevm/applevm/vmm"
-	"github.com/applevm/applevm/vmm/qemu"
 )
 
 // phases are the parts of a cold start, from the shim's marks.
@@ -128,7 +128,8 @@ func bootFloor(ctx context.Context) (_ float64, retErr error) {
 	}
 	cfg := config.Default()
 	// What an ordinary user without access to /dev/kvm gets, as the stack's does.
-	driver, err := qemu.New(qemu.Options{Accel: "tcg"})
+	cfg.QEMU.Accel = "tcg"
+	driver, err := machine.NewDriver(cfg)
 	if err != nil {
 		return 0, err
 	}

@@ -11,7 +11,8 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/applevm/applevm/vmm/qemu"
+	"github.com/applevm/applevm/config"
+	"github.com/applevm/applevm/shim/machine"
 	"github.com/applevm/applevm/vmm/vmmtest"
 )
 
@@ -41,7 +42,7 @@ func runVsock(ctx context.Context, e *env) (retErr error) {
 	if err != nil {
 		return err
 	}
-	driver, err := qemu.New(qemu.Options{Accel: "auto"})
+	driver, err := machine.NewDriver(config.Default())
 	if err != nil {
 		return err
 	}
