@@ -42,6 +42,7 @@ func newHost(t *testing.T) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.Forking = h.agent.reaper.starting
 	ours, theirs := socketPair(t)
 	h.conn = ours
 	go func() { h.ended <- h.agent.Serve(context.Background(), theirs) }()

@@ -36,6 +36,10 @@ type Host struct {
 	T   *testing.T
 	Dir string // for disk images and what else the test makes
 
+	// Forking, if set, is called before a program is started and what it returns
+	// after its end: an agent in the same process reaps children that are nobody's.
+	Forking func() (end func())
+
 	// Clients, once Connect was called.
 	Task  taskapi.TTRPCTaskService
 	Guest guestv1.GuestService
@@ -131,6 +135,9 @@ func (h *Host) mkfs(serial, src, size string, readOnly bool) {
 	args := []string{"-q", "-F", "-t", "ext4", "-m", "0"}
 	if readOnly {
 		args = append(args, "-O", "^has_journal", "-d", src)
+	}
+	if h.Forking != nil {
+		defer h.Forking()()
 	}
 	if out, err := exec.Command("mke2fs", append(args, img, size)...).CombinedOutput(); err != nil {
 		h.T.Fatalf("mke2fs: %v\n%s", err, out)
