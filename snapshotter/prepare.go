@@ -16,6 +16,7 @@ import (
 
 	"github.com/applevm/applevm/manifest"
 	"github.com/applevm/applevm/snapshotter/facade"
+	"github.com/applevm/applevm/snapshotter/union"
 )
 
 // Prepare makes an active snapshot: for a layer to be applied to, if the key
@@ -209,7 +210,7 @@ func makeFacadeDir(dir string) error {
 // is below it makes those needless, and overlayfs itself does not look for that
 // mark in a layer's root.
 func writeFacade(ctx context.Context, dir string, layers []manifest.Layer) (seen []manifest.Layer, err error) {
-	var merged facade.Merged
+	var merged union.Merged
 	for i, l := range slices.Backward(layers) {
 		image, oerr := openImage(l.Path)
 		if oerr != nil {

@@ -1,3 +1,8 @@
+// Package facade makes the small host directory that a snapshot's mount points
+// at. Clients of containerd open that directory to look up users and groups of
+// an image; everything else in the image only the guest reads. So the facade
+// holds etc/passwd and etc/group, as the stack of the snapshot's layers shows
+// them, and nothing else.
 package facade
 
 import (
@@ -10,6 +15,8 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/log"
+
+	"github.com/applevm/applevm/snapshotter/union"
 )
 
 // MaxFileSize bounds a file of the facade, in bytes. A passwd file of 1 MiB
@@ -23,7 +30,7 @@ var files = []string{"etc/passwd", "etc/group"}
 // Write writes the facade of a file system into the directory dir, which must
 // exist. A file that the file system has not, or that no client could read as
 // a list of users, is left out; a client then says that the user is unknown.
-func Write(ctx context.Context, dir string, merged *Merged) error {
+func Write(ctx context.Context, dir string, merged *union.Merged) error {
 	for _, name := range files {
 		content, err := read(ctx, merged, name)
 		switch {
@@ -47,7 +54,7 @@ var errTooLong = fmt.Errorf("longer than %d bytes", MaxFileSize)
 // isImageFault reports whether err says that an image has no sensible file of
 // that name, not that the image could not be read.
 func isImageFault(err error) bool {
-	for _, target := range []error{errTooLong, errTooMany, errNotRegular, errIsDir} {
+	for _, target := range []error{errTooLong, union.ErrTooMany, union.ErrNotRegular, union.ErrIsDir} {
 		if errors.Is(err, target) {
 			return true
 		}
@@ -56,7 +63,7 @@ func isImageFault(err error) bool {
 }
 
 // read returns the content of a file of the union.
-func read(ctx context.Context, merged *Merged, name string) ([]byte, error) {
+func read(ctx context.Context, merged *union.Merged, name string) ([]byte, error) {
 	f, err := merged.Open(ctx, name)
 	if err != nil {
 		return nil, err

@@ -1,9 +1,7 @@
-// Package facade makes the small host directory that a snapshot's mount points
-// at. Clients of containerd open that directory to look up users and groups of
-// an image; everything else in the image only the guest reads. So the facade
-// holds etc/passwd and etc/group, as the stack of the snapshot's layers shows
-// them, and nothing else.
-package facade
+// Package union reads a stack of file systems as overlayfs would show it, without
+// mounting anything (Documentation/filesystems/overlayfs.rst in the kernel's
+// source: "whiteouts and opaque directories", "merged directories").
+package union
 
 import (
 	"context"
@@ -20,9 +18,9 @@ import (
 // kernel's path_resolution(7).
 const maxLinks = 40
 
-// opaqueXattr, with the value "y", on a directory hides what the layers below
+// OpaqueXattr, with the value "y", on a directory hides what the layers below
 // have in it (overlayfs).
-const opaqueXattr = "trusted.overlay.opaque"
+const OpaqueXattr = "trusted.overlay.opaque"
 
 // Layer is a layer's file system: symbolic links are not followed, whiteouts
 // are character devices 0:0, and FileInfo.Sys returns *ext4.Stat.
@@ -36,13 +34,13 @@ type Layer interface {
 // empty file system. The layers are data from outside: names in them never
 // lead to anything but the layers.
 type Merged struct {
-	root []dir // the roots that are merged, the highest layer's first
+	root []Place // the roots that are merged, the highest layer's first
 }
 
-// dir is a directory of one layer.
-type dir struct {
-	layer Layer
-	path  string
+// Place is a file or directory of one layer.
+type Place struct {
+	Layer Layer
+	Path  string
 }
 
 // Under puts a layer under those that were put before. Its tree is in the
@@ -50,7 +48,7 @@ type dir struct {
 // exist. Under reports whether the layer hides all layers below it, which then
 // are not to be put.
 func (m *Merged) Under(layer Layer, root string) (opaque bool, err error) {
-	d := dir{layer, root}
+	d := Place{layer, root}
 	info, err := layer.Lstat(root)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -59,7 +57,7 @@ func (m *Merged) Under(layer Layer, root string) (opaque bool, err error) {
 		err = fmt.Errorf("%s is not a directory", root)
 	}
 	if err == nil {
-		opaque, err = d.opaque()
+		opaque, err = d.Opaque()
 	}
 	if err != nil {
 		return false, err
@@ -68,13 +66,13 @@ func (m *Merged) Under(layer Layer, root string) (opaque bool, err error) {
 	return opaque, nil
 }
 
-// node is a file of the union.
-type node struct {
-	info fs.FileInfo
-	// file is the layer's file that is seen, if it is not a directory.
-	file dir
-	// dirs are the directories that are merged, the highest first, if it is one.
-	dirs []dir
+// Node is a file of the union.
+type Node struct {
+	Info fs.FileInfo
+	// File is the layer's file that is seen, if it is not a directory.
+	File Place
+	// Dirs are the directories that are merged, the highest first, if it is one.
+	Dirs []Place
 }
 
 // Open opens the file that name, a slash-separated path, leads to in the union,
@@ -85,31 +83,32 @@ func (m *Merged) Open(ctx context.Context, name string) (fs.File, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	if n.dirs != nil {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: errIsDir}
+	if n.Dirs != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: ErrIsDir}
 	}
-	if !n.info.Mode().IsRegular() {
-		return nil, &fs.PathError{Op: "open", Path: name, Err: errNotRegular}
+	if !n.Info.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: ErrNotRegular}
 	}
-	return n.file.layer.Open(n.file.path)
+	return n.File.Layer.Open(n.File.Path)
 }
 
+// Errors of Open, wrapped in an fs.PathError.
 var (
-	errIsDir      = errors.New("is a directory")
-	errNotRegular = errors.New("not a regular file")
-	errTooMany    = errors.New("too many symbolic links")
+	ErrIsDir      = errors.New("is a directory")
+	ErrNotRegular = errors.New("not a regular file")
+	ErrTooMany    = errors.New("too many symbolic links")
 )
 
 // resolve finds what name leads to.
-func (m *Merged) resolve(ctx context.Context, name string) (node, error) {
+func (m *Merged) resolve(ctx context.Context, name string) (Node, error) {
 	var (
-		stack = []node{{dirs: m.root}} // the directories walked through, the root first
+		stack = []Node{{Dirs: m.root}} // the directories walked through, the root first
 		todo  = strings.Split(name, "/")
 		links int
 	)
 	for len(todo) > 0 {
 		if err := ctx.Err(); err != nil {
-			return node{}, err
+			return Node{}, err
 		}
 		part := todo[0]
 		todo = todo[1:]
@@ -122,27 +121,27 @@ func (m *Merged) resolve(ctx context.Context, name string) (node, error) {
 			}
 			continue
 		}
-		child, err := lookup(stack[len(stack)-1].dirs, part)
+		child, err := Lookup(stack[len(stack)-1].Dirs, part)
 		if err != nil {
-			return node{}, err
+			return Node{}, err
 		}
 		switch {
-		case child.dirs != nil:
+		case child.Dirs != nil:
 			stack = append(stack, child)
-		case child.info.Mode()&fs.ModeSymlink != 0:
+		case child.Info.Mode()&fs.ModeSymlink != 0:
 			if links++; links > maxLinks {
-				return node{}, errTooMany
+				return Node{}, ErrTooMany
 			}
-			target, err := child.file.layer.ReadLink(child.file.path)
+			target, err := child.File.Layer.ReadLink(child.File.Path)
 			if err != nil {
-				return node{}, err
+				return Node{}, err
 			}
 			if path.IsAbs(target) {
 				stack = stack[:1]
 			}
 			todo = append(strings.Split(target, "/"), todo...)
 		case len(todo) > 0:
-			return node{}, fs.ErrNotExist // a file where a directory should be
+			return Node{}, fs.ErrNotExist // a file where a directory should be
 		default:
 			return child, nil
 		}
@@ -150,53 +149,62 @@ func (m *Merged) resolve(ctx context.Context, name string) (node, error) {
 	return stack[len(stack)-1], nil
 }
 
-// lookup finds one name in a merged directory.
-func lookup(dirs []dir, name string) (node, error) {
-	var found node
+// Lookup finds one name in a merged directory. It returns fs.ErrNotExist if the
+// union has no such name.
+func Lookup(dirs []Place, name string) (Node, error) {
+	var found Node
 	for _, d := range dirs {
-		c := dir{d.layer, path.Join(d.path, name)}
-		info, err := d.layer.Lstat(c.path)
+		c := d.Child(name)
+		info, err := c.Lstat()
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
 		if err != nil {
-			return node{}, err
+			return Node{}, err
 		}
 		if !info.IsDir() {
 			// A file ends the search: it is what is seen, unless a directory
 			// above it is.
-			if found.dirs == nil && !isWhiteout(info) {
-				return node{info: info, file: c}, nil
+			if found.Dirs == nil && !IsWhiteout(info) {
+				return Node{Info: info, File: c}, nil
 			}
 			break
 		}
-		if found.dirs == nil {
-			found.info = info
+		if found.Dirs == nil {
+			found.Info = info
 		}
-		found.dirs = append(found.dirs, c)
-		opaque, err := c.opaque()
+		found.Dirs = append(found.Dirs, c)
+		opaque, err := c.Opaque()
 		if err != nil {
-			return node{}, err
+			return Node{}, err
 		}
 		if opaque {
 			break
 		}
 	}
-	if found.dirs == nil {
-		return node{}, fs.ErrNotExist
+	if found.Dirs == nil {
+		return Node{}, fs.ErrNotExist
 	}
 	return found, nil
 }
 
-func isWhiteout(info fs.FileInfo) bool {
+// IsWhiteout reports whether a file of a layer says that its name is removed.
+func IsWhiteout(info fs.FileInfo) bool {
 	st, ok := info.Sys().(*ext4.Stat)
 	return ok && info.Mode()&fs.ModeCharDevice != 0 && st.Major == 0 && st.Minor == 0
 }
 
-func (d dir) opaque() (bool, error) {
-	xattrs, err := d.layer.Xattrs(d.path)
+// Child returns the place of a name in the directory p.
+func (p Place) Child(name string) Place { return Place{p.Layer, path.Join(p.Path, name)} }
+
+// Lstat describes what is at p, without following a symbolic link.
+func (p Place) Lstat() (fs.FileInfo, error) { return p.Layer.Lstat(p.Path) }
+
+// Opaque reports whether the directory p hides what the layers below have in it.
+func (p Place) Opaque() (bool, error) {
+	xattrs, err := p.Layer.Xattrs(p.Path)
 	if err != nil {
 		return false, err
 	}
-	return string(xattrs[opaqueXattr]) == "y", nil
+	return string(xattrs[OpaqueXattr]) == "y", nil
 }
