@@ -19,6 +19,7 @@ import (
 
 	"github.com/applevm/applevm/manifest"
 	"github.com/applevm/applevm/snapshotter/ext4"
+	"github.com/applevm/applevm/snapshotter/internal/ctxio"
 )
 
 const (
@@ -65,7 +66,7 @@ func Convert(ctx context.Context, mediaType string, blob io.Reader, f *os.File) 
 	defer plain.Close()
 
 	hash := sha256.New()
-	count := &countingReader{r: io.TeeReader(&contextReader{ctx, plain}, hash)}
+	count := &countingReader{r: io.TeeReader(ctxio.Reader(ctx, plain), hash)}
 	tar := bufio.NewReaderSize(count, hashSize)
 
 	w := ext4.NewLayerWriter(f, ext4.LayerOptions{Root: manifest.LayerRoot})
@@ -140,17 +141,4 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += int64(n)
 	return n, err
-}
-
-// contextReader fails when its context ends.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (c *contextReader) Read(p []byte) (int, error) {
-	if err := c.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return c.r.Read(p)
 }
