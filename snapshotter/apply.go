@@ -92,7 +92,7 @@ func (s *Snapshotter) showLayer(ctx context.Context, dir string, diffID digest.D
 	if err != nil {
 		return err
 	}
-	top := manifest.Layer{DiffID: diffID.String(), Path: s.layers.path(diffID), FSType: imageType}
+	top := s.layers.layer(diffID)
 	if n := len(m.Layers); n == 0 || m.Layers[n-1] != top {
 		m.Layers = append(m.Layers, top)
 	}

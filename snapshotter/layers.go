@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/applevm/applevm/manifest"
 )
 
 const (
@@ -44,6 +46,11 @@ func newLayerStore(dir string) *layerStore {
 // path returns the path of a layer's image.
 func (l *layerStore) path(diffID digest.Digest) string {
 	return filepath.Join(l.dir, diffID.Algorithm().String()+"-"+diffID.Encoded()+imageSuffix)
+}
+
+// layer describes a layer for a manifest.
+func (l *layerStore) layer(diffID digest.Digest) manifest.Layer {
+	return manifest.Layer{DiffID: diffID.String(), Path: l.path(diffID), FSType: imageType}
 }
 
 // create returns an empty file for an image. The caller passes it to publish

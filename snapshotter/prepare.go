@@ -191,7 +191,7 @@ func (s *Snapshotter) chainOf(ctx context.Context, parent string) (chain, error)
 			return chain{}, err
 		}
 		if diffID != "" {
-			c.layers = append(c.layers, manifest.Layer{DiffID: diffID.String(), Path: s.layers.path(diffID), FSType: imageType})
+			c.layers = append(c.layers, s.layers.layer(diffID))
 		}
 	}
 	return c, nil

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/applevm/applevm/guest/api"
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
 )
 
@@ -17,12 +18,8 @@ import (
 // image has at most 127 layers (containerd, Docker).
 const maxLayers = 127
 
-// Directories that the agent makes in a writable tree. The host reads a
-// container's changes from upperDir.
-const (
-	upperDir = "upper"
-	workDir  = "work"
-)
+// workDir is overlayfs's own directory in a writable tree, beside api.UpperDir.
+const workDir = "work"
 
 // rootfs is a container's root file system, put together from trees on disks.
 type rootfs struct {
@@ -72,7 +69,7 @@ func mountRootfs(ctx context.Context, d *disks, r *guestv1.Rootfs, lowers, targe
 		if len(trees) > 0 {
 			top = trees[len(trees)-1]
 		}
-		if upper, err = subdir(p, upperDir, top); err != nil {
+		if upper, err = subdir(p, api.UpperDir, top); err != nil {
 			return nil, err
 		}
 		if work, err = subdir(p, workDir, ""); err != nil {

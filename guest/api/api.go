@@ -23,6 +23,10 @@ const (
 // that guests run.
 const ReadyLine = "applevm-agent"
 
+// UpperDir is the directory of a writable disk in which the guest keeps a
+// container's changes, as overlayfs writes them. The host reads them there.
+const UpperDir = "upper"
+
 // Limits that the receiving side enforces.
 const (
 	// MaxSpec is the longest OCI spec, in bytes.

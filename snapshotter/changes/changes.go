@@ -37,6 +37,9 @@ type Options struct {
 //
 // Sockets have no form in a tar and are left out, as they are from any image.
 func Write(ctx context.Context, w io.Writer, upper, lower []union.Place, opts Options) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	c := &writer{ctx: ctx, tar: tar.NewWriter(w), opts: opts, links: map[inode]string{}, buf: make([]byte, copySize)}
 	if err := c.root(upper, lower); err != nil {
 		return err
@@ -108,9 +111,6 @@ func (c *writer) dir(path string, upper, lower []union.Place) error {
 		return err
 	}
 	for _, name := range names {
-		if err := c.ctx.Err(); err != nil {
-			return err
-		}
 		if err := c.name(path, name, upper, lower); err != nil {
 			return err
 		}
@@ -120,6 +120,9 @@ func (c *writer) dir(path string, upper, lower []union.Place) error {
 
 // name writes one name of a directory.
 func (c *writer) name(path, name string, upper, lower []union.Place) error {
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
 	if strings.HasPrefix(name, whiteoutPrefix) {
 		return fmt.Errorf("%q cannot be in a layer, where its name means that a file is removed: remove or rename it", path+name)
 	}

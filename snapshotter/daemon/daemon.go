@@ -70,7 +70,7 @@ func Run(ctx context.Context, cfg config.Snapshotter, ready func()) (err error) 
 }
 
 // NewServer returns a gRPC server of containerd's snapshots and diff services.
-func NewServer(sn *snapshotter.Snapshotter, blobs content.Provider) *grpc.Server {
+func NewServer(sn *snapshotter.Snapshotter, blobs content.Store) *grpc.Server {
 	server := grpc.NewServer(
 		grpc.UnaryInterceptor(unaryIdentity),
 		grpc.StreamInterceptor(streamIdentity),
@@ -85,7 +85,7 @@ func NewServer(sn *snapshotter.Snapshotter, blobs content.Provider) *grpc.Server
 
 // dialContent returns containerd's content store. It connects when it is first
 // used: containerd is often started after the plugins that it dials.
-func dialContent(address string) (content.Provider, io.Closer, error) {
+func dialContent(address string) (content.Store, io.Closer, error) {
 	b := backoff.DefaultConfig
 	b.MaxDelay = maxBackoff
 	conn, err := grpc.NewClient("unix:"+address,

@@ -18,6 +18,8 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/applevm/applevm/snapshotter/union"
 )
 
 // Layers is where the images of layers go; *snapshotter.Snapshotter is one.
@@ -27,13 +29,17 @@ type Layers interface {
 	// AddLayer gives the snapshot with these mounts its layer, whose image
 	// write writes and whose diffID it returns.
 	AddLayer(ctx context.Context, mounts []mount.Mount, write func(f *os.File) (digest.Digest, error)) error
+	// Changes calls read with the trees by which the snapshot with the mounts
+	// upper differs from that with the mounts lower, and with the latter's. It
+	// returns errdefs.ErrUnavailable if they were written to meanwhile.
+	Changes(ctx context.Context, lower, upper []mount.Mount, read func(upper, lower []union.Place) error) error
 }
 
 // Differ implements containerd's diff.Applier and diff.Comparer for the
 // snapshots of one snapshotter.
 type Differ struct {
 	layers Layers
-	blobs  content.Provider
+	blobs  content.Store
 }
 
 var (
@@ -41,8 +47,8 @@ var (
 	_ diff.Comparer = (*Differ)(nil)
 )
 
-// New returns a Differ that reads layers from blobs.
-func New(layers Layers, blobs content.Provider) *Differ {
+// New returns a Differ that reads layers from blobs, and writes them there.
+func New(layers Layers, blobs content.Store) *Differ {
 	return &Differ{layers: layers, blobs: blobs}
 }
 
@@ -84,16 +90,6 @@ func (d *Differ) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mo
 		Digest:    res.DiffID,
 		Size:      res.Size,
 	}, nil
-}
-
-// Compare is not implemented. For our own snapshots it does not return
-// errdefs.ErrNotImplemented, which would make containerd compare the facades
-// and store an empty layer without a word.
-func (d *Differ) Compare(_ context.Context, lower, upper []mount.Mount, _ ...diff.Opt) (ocispec.Descriptor, error) {
-	if d.layers.Owns(lower) || d.layers.Owns(upper) {
-		return ocispec.Descriptor{}, fmt.Errorf("Compare is not implemented: the changes of a container cannot be made a layer: %w", errdefs.ErrFailedPrecondition)
-	}
-	return ocispec.Descriptor{}, fmt.Errorf("compare snapshots of another snapshotter: %w", errdefs.ErrNotImplemented)
 }
 
 // convert writes the layer's image to f.

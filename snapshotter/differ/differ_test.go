@@ -6,9 +6,11 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containerd/containerd/v2/core/content"
@@ -36,7 +38,7 @@ type rig struct {
 
 func newRig(t *testing.T) rig {
 	t.Helper()
-	store, err := local.NewStore(t.TempDir())
+	store, err := local.NewLabeledStore(t.TempDir(), &labelStore{labels: map[digest.Digest]map[string]string{}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,6 +49,35 @@ func newRig(t *testing.T) rig {
 	}
 	t.Cleanup(func() { _ = sn.Close() })
 	return rig{Differ: New(sn, store), root: root, sn: sn, store: store}
+}
+
+// labelStore keeps labels in memory, as containerd's metadata does on disk.
+type labelStore struct {
+	mu     sync.Mutex
+	labels map[digest.Digest]map[string]string
+}
+
+func (s *labelStore) Get(d digest.Digest) (map[string]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.labels[d]), nil
+}
+
+func (s *labelStore) Set(d digest.Digest, labels map[string]string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.labels[d] = maps.Clone(labels)
+	return nil
+}
+
+func (s *labelStore) Update(d digest.Digest, update map[string]string) (map[string]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.labels[d] == nil {
+		s.labels[d] = map[string]string{}
+	}
+	maps.Copy(s.labels[d], update)
+	return maps.Clone(s.labels[d]), nil
 }
 
 // blob puts b into the content store.
@@ -215,8 +246,8 @@ func TestApplyLeavesOtherSnapshottersAlone(t *testing.T) {
 			t.Errorf("%s: Compare = %v, want ErrNotImplemented", name, err)
 		}
 	}
-	if _, err := r.Compare(t.Context(), nil, ours); err == nil || errdefs.IsNotImplemented(err) {
-		t.Errorf("Compare of ours = %v: another differ would compare the facades", err)
+	if _, err := r.Compare(t.Context(), []mount.Mount{other}, ours); err == nil || errdefs.IsNotImplemented(err) {
+		t.Errorf("Compare of ours with another's = %v: another differ would compare the facades", err)
 	}
 }
 
