@@ -36,6 +36,7 @@ type container struct {
 
 	mu        sync.Mutex
 	execs     map[string]*process
+	frozen    bool // its file system takes no writes
 	deleted   bool // delete has begun
 	destroyed bool // lc.Destroy was successful
 }
@@ -176,6 +177,9 @@ func (c *container) addExec(req *taskpb.ExecProcessRequest) error {
 	if c.deleted || c.init.hasExited() {
 		return fmt.Errorf("cannot exec in a stopped container: %w", errdefs.ErrFailedPrecondition)
 	}
+	if c.isPaused() {
+		return fmt.Errorf("cannot exec in a paused container, resume it first: %w", errdefs.ErrFailedPrecondition)
+	}
 	if _, ok := c.execs[req.GetExecId()]; ok {
 		return fmt.Errorf("process %q of container %q: %w", req.GetExecId(), c.id, errdefs.ErrAlreadyExists)
 	}
@@ -280,6 +284,9 @@ func (c *container) killRest() {
 
 // killCgroup kills all the container's processes (cgroup.kill, Linux 5.14).
 func (c *container) killCgroup() error {
+	if err := c.thaw(); err != nil {
+		return err
+	}
 	state, err := c.lc.State()
 	if err != nil {
 		return err
@@ -362,6 +369,9 @@ func (c *container) release() error {
 		c.destroyed = true
 	}
 	if c.rootfs != nil {
+		if err := c.thawLocked(); err != nil {
+			return err
+		}
 		if err := c.rootfs.unmount(); err != nil {
 			return err
 		}
@@ -377,7 +387,7 @@ func (c *container) status() taskpb.Status {
 	if s != taskpb.Status_RUNNING {
 		return s
 	}
-	if ls, err := c.lc.Status(); err == nil && ls == libcontainer.Paused {
+	if c.isPaused() {
 		return taskpb.Status_PAUSED
 	}
 	return s

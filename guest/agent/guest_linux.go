@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/applevm/applevm/guest/agent/taskpb"
 	"github.com/applevm/applevm/guest/api"
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
 )
@@ -75,8 +74,8 @@ func (a *Agent) Shutdown(ctx context.Context, grace time.Duration) error {
 
 func (c *container) shutdown(ctx context.Context, grace time.Duration) error {
 	if !c.init.hasExited() {
-		if lc, err := c.running(); err == nil && c.status() == taskpb.Status_PAUSED {
-			_ = lc.Resume() // else it cannot die
+		if c.isPaused() {
+			_ = c.resume() // else it cannot die
 		}
 		if grace > 0 && c.init.kill(unix.SIGTERM) == nil {
 			select {

@@ -147,6 +147,11 @@ func (p *process) kill(sig unix.Signal) error {
 	if proc == nil {
 		return fmt.Errorf("process %q is not started: %w", p.id, errdefs.ErrFailedPrecondition)
 	}
+	if sig == unix.SIGKILL {
+		if err := p.container.thaw(); err != nil {
+			return err
+		}
+	}
 	return finished(proc.Signal(sig))
 }
 

@@ -29,6 +29,7 @@ type rootfs struct {
 	serials []string // acquired
 	lowers  string   // directory of links, if made
 	mounted bool     // path is an overlay
+	changes string   // the mount point of the disk that takes changes, if any
 }
 
 // mountRootfs mounts what r asks for. Links to the lower trees go to lowers and
@@ -65,6 +66,7 @@ func mountRootfs(ctx context.Context, d *disks, r *guestv1.Rootfs, lowers, targe
 		if err != nil {
 			return nil, err
 		}
+		fs.changes = p
 		top := ""
 		if len(trees) > 0 {
 			top = trees[len(trees)-1]

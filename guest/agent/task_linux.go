@@ -2,9 +2,7 @@ package agent
 
 import (
 	"context"
-	"fmt"
 
-	"github.com/containerd/errdefs"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -199,11 +197,7 @@ func (s *taskService) Pause(_ context.Context, req *taskpb.PauseRequest) (*empty
 	if err != nil {
 		return nil, err
 	}
-	lc, err := c.running()
-	if err != nil {
-		return nil, err
-	}
-	return &emptypb.Empty{}, lc.Pause()
+	return &emptypb.Empty{}, c.pause()
 }
 
 func (s *taskService) Resume(_ context.Context, req *taskpb.ResumeRequest) (*emptypb.Empty, error) {
@@ -211,14 +205,7 @@ func (s *taskService) Resume(_ context.Context, req *taskpb.ResumeRequest) (*emp
 	if err != nil {
 		return nil, err
 	}
-	lc, err := c.running()
-	if err != nil {
-		return nil, err
-	}
-	if err := lc.Resume(); err != nil {
-		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
-	}
-	return &emptypb.Empty{}, nil
+	return &emptypb.Empty{}, c.resume()
 }
 
 func (s *taskService) Checkpoint(context.Context, *taskpb.CheckpointTaskRequest) (*emptypb.Empty, error) {

@@ -538,6 +538,47 @@ func TestWhatIsNotBuiltSaysSo(t *testing.T) {
 	}
 }
 
+// What a paused container has written is on its disk, whose file system is as clean
+// as after an unmount; and it can be killed.
+func TestPauseFreezesTheDisk(t *testing.T) {
+	h := newHost(t)
+	fs := h.System()
+	r := h.Start(agenttest.Config{ID: "p", Args: []string{"sh", "-c", "echo kept >/file; echo ready; while :; do date >/busy; done"}}, fs)
+	r.Stdout.WaitFor(t, "ready")
+	ctx := agenttest.Context(t)
+	if _, err := h.Task.Pause(ctx, &taskapi.PauseRequest{ID: r.ID}); err != nil {
+		t.Fatal(err)
+	}
+	img, ok := h.Image(fs.Writable.Disk)
+	if !ok {
+		t.Fatalf("no disk %s", fs.Writable.Disk)
+	}
+	if out := h.Run("e2fsck", "-fn", img.Path); strings.Contains(out, "recover") {
+		t.Errorf("the paused container's file system is not clean: %s", out)
+	}
+	if out := h.Run("debugfs", "-R", "cat upper/file", img.Path); !strings.Contains(out, "kept\n") {
+		t.Errorf("the file on the disk: %q", out)
+	}
+	_, err := r.Exec("e", false, false, nil, "true")
+	wantCode(t, err, codes.FailedPrecondition)
+	if _, err := h.Task.Resume(ctx, &taskapi.ResumeRequest{ID: r.ID}); err != nil {
+		t.Fatal(err)
+	}
+	if code := r.MustExec("after", "sh", "-c", "echo more >/more").Finish(); code != 0 {
+		t.Errorf("a write after the pause: exit code %d", code)
+	}
+	if _, err := h.Task.Pause(ctx, &taskapi.PauseRequest{ID: r.ID}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Kill(unix.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	if code := r.Finish(); code != 137 {
+		t.Errorf("exit code %d, want 137", code)
+	}
+	r.MustDelete()
+}
+
 func TestGuestService(t *testing.T) {
 	h := newHost(t)
 	ctx := agenttest.Context(t)

@@ -28,6 +28,7 @@ const (
 	createTimeout = 60 * time.Second // it may have to replay a disk's journal
 	startTimeout  = 30 * time.Second
 	callTimeout   = 5 * time.Second
+	pauseTimeout  = 30 * time.Second // what the container has written goes to the disk first
 	killTimeout   = 3 * time.Second
 	// deleteTimeout bounds the guest's unmounting; containerd gives the cleanup
 	// of a failed start 5 seconds in all (io.containerd.timeout.shim.cleanup).
@@ -189,7 +190,7 @@ func (c *container) addExec(_ context.Context, r *taskapi.ExecProcessRequest) er
 }
 
 func (c *container) pause(ctx context.Context) error {
-	err := c.call(ctx, callTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
+	err := c.call(ctx, pauseTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
 		_, err := t.Pause(ctx, &taskapi.PauseRequest{ID: c.id})
 		return err
 	})

@@ -129,6 +129,19 @@ func (h *Host) Writable(serial string) *guestv1.Tree {
 	return &guestv1.Tree{Disk: serial, FsType: "ext4"}
 }
 
+// Run runs a program and returns what it prints; it must succeed.
+func (h *Host) Run(name string, args ...string) string {
+	h.T.Helper()
+	if h.Forking != nil {
+		defer h.Forking()()
+	}
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		h.T.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
 func (h *Host) mkfs(serial, src, size string, readOnly bool) {
 	h.T.Helper()
 	img := filepath.Join(h.Dir, serial+".img")
@@ -136,12 +149,7 @@ func (h *Host) mkfs(serial, src, size string, readOnly bool) {
 	if readOnly {
 		args = append(args, "-O", "^has_journal", "-d", src)
 	}
-	if h.Forking != nil {
-		defer h.Forking()()
-	}
-	if out, err := exec.Command("mke2fs", append(args, img, size)...).CombinedOutput(); err != nil {
-		h.T.Fatalf("mke2fs: %v\n%s", err, out)
-	}
+	h.Run("mke2fs", append(args, img, size)...)
 	h.mu.Lock()
 	h.images[serial] = Image{serial, img, readOnly}
 	h.mu.Unlock()
