@@ -6,6 +6,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,54 +19,55 @@ import (
 // Env names the environment variable that holds the configuration's path.
 const Env = "APPLEVM_CONFIG"
 
-// Config is the whole configuration.
+// Config is the whole configuration. The comments of its fields' tags are those
+// of the file that Write writes.
 type Config struct {
-	Guest       Guest       `toml:"guest"`
-	Machine     Machine     `toml:"machine"`
-	QEMU        QEMU        `toml:"qemu"`
-	Snapshotter Snapshotter `toml:"snapshotter"`
+	Guest       Guest       `toml:"guest" comment:"What machines boot."`
+	Machine     Machine     `toml:"machine" comment:"The defaults for a container's machine."`
+	QEMU        QEMU        `toml:"qemu" comment:"The driver \"qemu\"."`
+	Snapshotter Snapshotter `toml:"snapshotter" comment:"The daemon applevm-snapshotter."`
 }
 
 // Guest says where the guest image is.
 type Guest struct {
 	// Dir holds the guest image as guest/image builds it: image.json, the
 	// kernel and the initramfs.
-	Dir string `toml:"dir"`
+	Dir string `toml:"dir" comment:"The directory of the guest image: image.json, the kernel and the initramfs."`
 }
 
 // Machine holds the defaults for a container's machine.
 type Machine struct {
 	// Driver is "qemu" or "vz".
-	Driver string `toml:"driver"`
+	Driver string `toml:"driver" comment:"What runs machines: qemu (Linux) or vz (macOS)."`
 	// CPUs is the number of virtual CPUs; 0 lets the driver choose.
-	CPUs int `toml:"cpus"`
+	CPUs int `toml:"cpus" comment:"Virtual CPUs; 0 is automatic: 1 under emulation, else 2 or what the host has."`
 	// MemoryMiB is the guest's memory in MiB.
-	MemoryMiB int64 `toml:"memory_mib"`
+	MemoryMiB int64 `toml:"memory_mib" comment:"The guest's memory in MiB, at least 128."`
 	// BootTimeout bounds the time from the VMM's start to the agent's call.
-	BootTimeout Duration `toml:"boot_timeout"`
+	BootTimeout Duration `toml:"boot_timeout" comment:"How long a guest may take from the VMM's start to the agent's call."`
 }
 
 // QEMU configures the qemu driver.
 type QEMU struct {
 	// Binary is the emulator; empty finds qemu-system-ARCH in PATH.
-	Binary string `toml:"binary"`
+	Binary string `toml:"binary" comment:"The emulator; empty finds qemu-system-ARCH in PATH."`
 	// Accel is "auto" (probe /dev/kvm once, else TCG), "kvm", "hvf" or "tcg".
-	Accel string `toml:"accel"`
+	Accel string `toml:"accel" comment:"auto tries KVM once and falls back to tcg (emulation); kvm and tcg insist."`
 	// CacheDir remembers what the probe found; empty is the user's cache directory.
-	CacheDir string `toml:"cache_dir"`
+	CacheDir string `toml:"cache_dir" comment:"Remembers what the trial found; empty is the user's cache directory."`
 }
 
 // Snapshotter configures applevm-snapshotter.
 type Snapshotter struct {
 	// Root holds images and metadata.
-	Root string `toml:"root"`
+	Root string `toml:"root" comment:"Images and metadata."`
 	// Address is the unix socket that containerd's proxy plugins dial.
-	Address string `toml:"address"`
+	Address string `toml:"address" comment:"The unix socket that containerd's proxy plugins dial."`
 	// ContainerdAddress is containerd's own socket, for its content store.
-	ContainerdAddress string `toml:"containerd_address"`
+	ContainerdAddress string `toml:"containerd_address" comment:"containerd's own socket, for its content store."`
 	// WritableSizeGiB is the size that a container's writable image appears to
 	// have, in GiB. It is sparse: only what is written takes space.
-	WritableSizeGiB int64 `toml:"writable_size_gib"`
+	WritableSizeGiB int64 `toml:"writable_size_gib" comment:"Apparent size in GiB of a container's writable image; it is sparse."`
 }
 
 // Duration is a time.Duration that TOML writes as "30s".
@@ -144,6 +146,15 @@ func Load(path string) (Config, error) {
 		return c, fmt.Errorf("configuration %s: %w", path, err)
 	}
 	return c, nil
+}
+
+// Write writes c as the TOML file that Load reads back to the same, each
+// setting with a comment.
+func (c Config) Write(w io.Writer) error {
+	if err := toml.NewEncoder(w).Encode(c); err != nil {
+		return fmt.Errorf("write configuration: %w", err)
+	}
+	return nil
 }
 
 // Validate checks what can be checked without looking at the machine.

@@ -45,6 +45,37 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+func TestLoadReadsWhatWriteWrites(t *testing.T) {
+	strange := Config{
+		Guest:       Guest{Dir: `/a "b"/'c'\\d`},
+		Machine:     Machine{Driver: "vz", CPUs: 3, MemoryMiB: 1 << 20, BootTimeout: Duration(90*time.Minute + 1)},
+		QEMU:        QEMU{Binary: "#x = 1", Accel: "tcg", CacheDir: "tab\tline\nä"},
+		Snapshotter: Snapshotter{Root: "[x]", Address: "s", ContainerdAddress: "c", WritableSizeGiB: 7},
+	}
+	for _, want := range []Config{Default(), strange} {
+		var b strings.Builder
+		if err := want.Write(&b); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "config.toml")
+		if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Load(path); err != nil || got != want {
+			t.Errorf("got %+v, %v, want %+v of\n%s", got, err, want, b.String())
+		}
+		// Every setting and every table has its comment.
+		comment := false
+		for line := range strings.Lines(b.String()) {
+			line = strings.TrimSpace(line)
+			if line != "" && !strings.HasPrefix(line, "#") && !comment {
+				t.Errorf("%q has no comment in\n%s", line, b.String())
+			}
+			comment = strings.HasPrefix(line, "#")
+		}
+	}
+}
+
 func TestLoadNamesTheMissingFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "none.toml")
 	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), path) {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"net"
 	"os"
@@ -15,31 +14,15 @@ import (
 	"github.com/applevm/applevm/config"
 )
 
-func TestFlagsOverrideTheFile(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "config.toml")
-	if err := os.WriteFile(file, []byte("[snapshotter]\nroot = \"/file/root\"\naddress = \"/file/s.sock\"\n"), 0o600); err != nil {
-		t.Fatal(err)
+// output runs the program's command in this process and returns what it prints.
+func output(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out strings.Builder
+	err := run(t.Context(), args, strings.NewReader(""), &out)
+	if err != nil && strings.Contains(err.Error(), "\n") {
+		t.Errorf("%q: an error of several lines: %q", args, err)
 	}
-	cfg, err := parse([]string{"--config", file, "--address", "/flag/s.sock", "--containerd-address", "/flag/c.sock"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := config.Default().Snapshotter
-	want.Root, want.Address, want.ContainerdAddress = "/file/root", "/flag/s.sock", "/flag/c.sock"
-	if cfg.Snapshotter != want {
-		t.Errorf("got %+v, want %+v", cfg.Snapshotter, want)
-	}
-}
-
-func TestConfigContainerd(t *testing.T) {
-	t.Setenv(config.Env, "")
-	var out bytes.Buffer
-	if err := run(t.Context(), []string{"config", "containerd", "--address", "/x/s.sock"}, &out); err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(out.String(), `address = "/x/s.sock"`) {
-		t.Errorf("the socket is not in\n%s", out.String())
-	}
+	return out.String(), err
 }
 
 func TestRunRefuses(t *testing.T) {
@@ -47,14 +30,42 @@ func TestRunRefuses(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"config"}, "config containerd"},
+		{[]string{"config"}, "config containerd, config default, config dump"},
 		{[]string{"config", "docker"}, "config containerd"},
-		{[]string{"serve"}, `"serve"`},
+		{[]string{"config", "dump", "x"}, `"x"`},
+		{[]string{"serve"}, `unknown command "serve"; applevm-snapshotter --help`},
+		{[]string{"\x1b[2J"}, `"\x1b[2J"`},
+		{[]string{"--nosuch"}, "-nosuch; see applevm-snapshotter --help"},
+		{[]string{"gc", "--no\nsuch"}, `-no\nsuch; see applevm-snapshotter gc --help`},
+		{[]string{"--root", "x", "check"}, "flags of check stand after it"},
+		{[]string{"--root", "x", "y"}, `"y"`},
+		{[]string{"convert", "a"}, "takes LAYER OUT; see applevm-snapshotter convert --help"},
+		{[]string{"convert", "a", "b", "c"}, `"c"`},
+		{[]string{"inspect"}, "takes IMAGE"},
+		{[]string{"inspect", "--", "-tree=false", "b"}, `"b"`},
 		{[]string{"--config", "/none.toml"}, "/none.toml"},
-		{[]string{"--log-level", "loud"}, "loud"},
+		{[]string{"config", "dump", "--log-level", "loud"}, "loud"},
 	} {
-		if err := run(t.Context(), tt.args, &bytes.Buffer{}); err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("run(%q) = %v, want an error with %q", tt.args, err, tt.want)
+		out, err := output(t, tt.args...)
+		if err == nil || !strings.Contains(err.Error(), tt.want) || out != "" {
+			t.Errorf("run(%q) = %v and the output %q, want an error with %q", tt.args, err, out, tt.want)
+		}
+	}
+}
+
+// TestHelp asks the program and each of its commands for help.
+func TestHelp(t *testing.T) {
+	all, err := output(t, "--help")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range commands() {
+		if n := strings.Count(all, "  "+strings.TrimSpace(c.name+" "+c.operands)+" "); c.name != "" && n != 1 {
+			t.Errorf("%q is listed %d times in\n%s", c.name, n, all)
+		}
+		out, err := output(t, append(strings.Fields(c.name), "-h")...)
+		if want := strings.TrimSpace("usage: applevm-snapshotter " + c.name); err != nil || !strings.HasPrefix(out, want) {
+			t.Errorf("%q: %v, %q, want %q", c.name, err, out, want)
 		}
 	}
 }

@@ -1,0 +1,21 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"syscall"
+
+	"github.com/applevm/applevm/snapshotter/daemon"
+)
+
+// serve is the daemon.
+func serve(ctx context.Context, c *call) error {
+	cfg, err := c.parseConfig(new(flag.FlagSet))
+	if err != nil {
+		return err
+	}
+	// Everything that the daemon makes is for its user alone, unless it says
+	// otherwise.
+	syscall.Umask(0o077)
+	return daemon.Run(ctx, cfg.Snapshotter, nil)
+}
