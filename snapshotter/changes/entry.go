@@ -34,7 +34,10 @@ func (c *writer) file(path string, p union.Place) error {
 	if st.Nlink > 1 {
 		id := inode{p.Layer, st.Ino}
 		if first, ok := c.links[id]; ok {
-			return c.header(&tar.Header{Typeflag: tar.TypeLink, Name: path, Linkname: first, Mode: int64(st.Mode & 0o7777)})
+			// With owner, mode and time: who unpacks it may set them.
+			h := c.meta(path, st)
+			h.Typeflag, h.Linkname = tar.TypeLink, first
+			return c.header(h)
 		}
 		c.links[id] = path
 	}
@@ -51,16 +54,7 @@ func (c *writer) entry(path string, p union.Place) error {
 	if err != nil {
 		return err
 	}
-	h := &tar.Header{
-		Name:    path,
-		Mode:    int64(st.Mode & 0o7777),
-		Uid:     int(st.UID),
-		Gid:     int(st.GID),
-		ModTime: st.Mtime,
-	}
-	if !c.opts.Latest.IsZero() && h.ModTime.After(c.opts.Latest) {
-		h.ModTime = c.opts.Latest
-	}
+	h := c.meta(path, st)
 	switch t := info.Mode().Type(); t {
 	case 0:
 		h.Typeflag, h.Size = tar.TypeReg, st.Size
@@ -98,6 +92,19 @@ func (c *writer) entry(path string, p union.Place) error {
 	if h.Typeflag != tar.TypeReg || h.Size == 0 {
 		return nil
 	}
+	return c.contents(path, p)
+}
+
+// meta is the part of a header that all files have.
+func (c *writer) meta(path string, st *ext4.Stat) *tar.Header {
+	h := &tar.Header{Name: path, Mode: int64(st.Mode & 0o7777), Uid: int(st.UID), Gid: int(st.GID), ModTime: st.Mtime}
+	if !c.opts.Latest.IsZero() && h.ModTime.After(c.opts.Latest) {
+		h.ModTime = c.opts.Latest
+	}
+	return h
+}
+
+func (c *writer) contents(path string, p union.Place) error {
 	f, err := p.Layer.Open(p.Path)
 	if err != nil {
 		return err

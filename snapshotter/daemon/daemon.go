@@ -6,17 +6,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"time"
 
 	diffapi "github.com/containerd/containerd/api/services/diff/v1"
+	leasesapi "github.com/containerd/containerd/api/services/leases/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
 	"github.com/containerd/containerd/v2/contrib/diffservice"
 	"github.com/containerd/containerd/v2/contrib/snapshotservice"
 	"github.com/containerd/containerd/v2/core/content"
 	contentproxy "github.com/containerd/containerd/v2/core/content/proxy"
+	leasesproxy "github.com/containerd/containerd/v2/core/leases/proxy"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/log"
 	"google.golang.org/grpc"
@@ -49,11 +50,11 @@ func Run(ctx context.Context, cfg config.Snapshotter, ready func()) (err error) 
 	}
 	defer func() { err = errors.Join(err, sn.Close()) }()
 
-	blobs, conn, err := dialContent(cfg.ContainerdAddress)
+	conn, err := dialContainerd(cfg.ContainerdAddress)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 
 	l, err := listen(cfg.Address)
 	if err != nil {
@@ -61,7 +62,7 @@ func Run(ctx context.Context, cfg config.Snapshotter, ready func()) (err error) 
 	}
 	defer os.Remove(cfg.Address)
 
-	server := NewServer(sn, blobs)
+	server := NewServer(sn, contentproxy.NewContentStore(conn), leasesproxy.NewLeaseManager(leasesapi.NewLeasesClient(conn)))
 	log.G(ctx).WithFields(log.Fields{"address": cfg.Address, "root": sn.Root()}).Info("serving snapshots and diffs")
 	if ready != nil {
 		ready()
@@ -70,22 +71,23 @@ func Run(ctx context.Context, cfg config.Snapshotter, ready func()) (err error) 
 }
 
 // NewServer returns a gRPC server of containerd's snapshots and diff services.
-func NewServer(sn *snapshotter.Snapshotter, blobs content.Store) *grpc.Server {
+func NewServer(sn *snapshotter.Snapshotter, blobs content.Store, leaser differ.Leaser) *grpc.Server {
 	server := grpc.NewServer(
 		grpc.UnaryInterceptor(unaryIdentity),
 		grpc.StreamInterceptor(streamIdentity),
 		grpc.MaxRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 		grpc.MaxSendMsgSize(defaults.DefaultMaxSendMsgSize),
 	)
-	d := differ.New(sn, blobs)
+	d := differ.New(sn, blobs, leaser)
 	snapshotsapi.RegisterSnapshotsServer(server, snapshotservice.FromSnapshotter(sn))
 	diffapi.RegisterDiffServer(server, diffservice.FromApplierAndComparer(d, d))
 	return server
 }
 
-// dialContent returns containerd's content store. It connects when it is first
-// used: containerd is often started after the plugins that it dials.
-func dialContent(address string) (content.Store, io.Closer, error) {
+// dialContainerd returns a connection to containerd, for its content store and
+// leases. It connects when it is first used: containerd is often started after the
+// plugins that it dials.
+func dialContainerd(address string) (*grpc.ClientConn, error) {
 	b := backoff.DefaultConfig
 	b.MaxDelay = maxBackoff
 	conn, err := grpc.NewClient("unix:"+address,
@@ -95,9 +97,9 @@ func dialContent(address string) (content.Store, io.Closer, error) {
 			grpc.MaxCallRecvMsgSize(defaults.DefaultMaxRecvMsgSize),
 			grpc.MaxCallSendMsgSize(defaults.DefaultMaxSendMsgSize)))
 	if err != nil {
-		return nil, nil, fmt.Errorf("containerd at %s: %w", address, err)
+		return nil, fmt.Errorf("containerd at %s: %w", address, err)
 	}
-	return contentproxy.NewContentStore(conn), conn, nil
+	return conn, nil
 }
 
 // serve serves on l until ctx ends.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/errdefs"
@@ -52,6 +53,10 @@ func (d *Differ) Compare(ctx context.Context, lower, upper []mount.Mount, opts .
 	if config.MediaType == "" {
 		config.MediaType = ocispec.MediaTypeImageLayerGzip
 	}
+	ctx, err := d.lease(ctx)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
 	newReference := config.Reference == ""
 	if newReference {
 		config.Reference = "applevm-diff-" + rand.Text()
@@ -71,6 +76,23 @@ func (d *Differ) Compare(ctx context.Context, lower, upper []mount.Mount, opts .
 			return ocispec.Descriptor{}, fmt.Errorf("make a layer of the changes: %w", err)
 		}
 	}
+}
+
+// leaseTime is how long a new layer is kept for a client that has not named it yet.
+const leaseTime = time.Hour
+
+// lease makes what is written under ctx outlive containerd's next garbage
+// collection. The client's own lease does not reach us: containerd hands proxy
+// plugins the namespace of a call, but not its lease (2.4.2).
+func (d *Differ) lease(ctx context.Context) (context.Context, error) {
+	if _, ok := leases.FromContext(ctx); ok {
+		return ctx, nil
+	}
+	l, err := d.leaser.Create(ctx, leases.WithRandomID(), leases.WithExpiration(leaseTime))
+	if err != nil {
+		return ctx, fmt.Errorf("get a lease of containerd for the new layer: %w", err)
+	}
+	return leases.WithLease(ctx, l.ID), nil
 }
 
 // abort forgets what was written for a layer that will not be.

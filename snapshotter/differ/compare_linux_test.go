@@ -19,6 +19,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/errdefs"
@@ -264,6 +265,24 @@ func TestCompareShowsWhatTheContainerSaw(t *testing.T) {
 // missing returns what is in a and not in b.
 func missing(a, b []string) []string {
 	return slices.DeleteFunc(slices.Clone(a), func(l string) bool { return slices.Contains(b, l) })
+}
+
+// A new layer is kept until its client has named it, and not for ever.
+func TestCompareHoldsALease(t *testing.T) {
+	r := newRig(t)
+	lower, upper, _ := r.container(t)
+	if _, err := r.Compare(t.Context(), lower, upper); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.leased.made) != 1 || r.leased.made[0].ID == "" || r.leased.made[0].Labels["containerd.io/gc.expire"] == "" {
+		t.Errorf("leases %+v, want one that expires", r.leased.made)
+	}
+	if _, err := r.Compare(leases.WithLease(t.Context(), "the client's"), lower, upper); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.leased.made) != 1 {
+		t.Errorf("leases %+v beside the client's own", r.leased.made)
+	}
 }
 
 func TestCompareOfAnUntouchedContainerIsEmpty(t *testing.T) {

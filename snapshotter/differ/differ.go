@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
@@ -35,11 +36,18 @@ type Layers interface {
 	Changes(ctx context.Context, lower, upper []mount.Mount, read func(upper, lower []union.Place) error) error
 }
 
+// Leaser makes leases, which keep content from containerd's garbage collection;
+// leases.Manager is one.
+type Leaser interface {
+	Create(ctx context.Context, opts ...leases.Opt) (leases.Lease, error)
+}
+
 // Differ implements containerd's diff.Applier and diff.Comparer for the
 // snapshots of one snapshotter.
 type Differ struct {
 	layers Layers
 	blobs  content.Store
+	leaser Leaser
 }
 
 var (
@@ -47,9 +55,10 @@ var (
 	_ diff.Comparer = (*Differ)(nil)
 )
 
-// New returns a Differ that reads layers from blobs, and writes them there.
-func New(layers Layers, blobs content.Store) *Differ {
-	return &Differ{layers: layers, blobs: blobs}
+// New returns a Differ that reads layers from blobs, and writes them there under
+// leases of leaser.
+func New(layers Layers, blobs content.Store, leaser Leaser) *Differ {
+	return &Differ{layers: layers, blobs: blobs, leaser: leaser}
 }
 
 // Apply writes the layer desc to the snapshot whose mounts are given and

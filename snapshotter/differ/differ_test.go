@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/errdefs"
@@ -34,6 +35,22 @@ type rig struct {
 	root  string
 	sn    *snapshotter.Snapshotter
 	store content.Store
+	// leased has the leases that were made.
+	leased *leaser
+}
+
+// leaser notes the leases that it makes.
+type leaser struct{ made []leases.Lease }
+
+func (l *leaser) Create(_ context.Context, opts ...leases.Opt) (leases.Lease, error) {
+	var made leases.Lease
+	for _, o := range opts {
+		if err := o(&made); err != nil {
+			return made, err
+		}
+	}
+	l.made = append(l.made, made)
+	return made, nil
 }
 
 func newRig(t *testing.T) rig {
@@ -48,7 +65,8 @@ func newRig(t *testing.T) rig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = sn.Close() })
-	return rig{Differ: New(sn, store), root: root, sn: sn, store: store}
+	leased := &leaser{}
+	return rig{Differ: New(sn, store, leased), root: root, sn: sn, store: store, leased: leased}
 }
 
 // labelStore keeps labels in memory, as containerd's metadata does on disk.
