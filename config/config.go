@@ -68,6 +68,9 @@ type Snapshotter struct {
 	// WritableSizeGiB is the size that a container's writable image appears to
 	// have, in GiB. It is sparse: only what is written takes space.
 	WritableSizeGiB int64 `toml:"writable_size_gib" comment:"Apparent size in GiB of a container's writable image; it is sparse."`
+	// MaxLayers is how many disks an image's layers take in a machine at the most.
+	// Of a longer image the lowest layers are merged into one disk.
+	MaxLayers int `toml:"max_layers" comment:"The most disks that an image's layers take; the lowest of a longer image are merged into one."`
 }
 
 // Duration is a time.Duration that TOML writes as "30s".
@@ -98,6 +101,7 @@ func Default() Config {
 			Address:           defaultAddress,
 			ContainerdAddress: "/run/containerd/containerd.sock",
 			WritableSizeGiB:   64,
+			MaxLayers:         16,
 		},
 	}
 }
@@ -170,6 +174,9 @@ func (c Config) Validate() error {
 		return errors.New("machine.boot_timeout must be positive")
 	case c.Snapshotter.WritableSizeGiB < 1 || c.Snapshotter.WritableSizeGiB > 16<<10:
 		return fmt.Errorf("snapshotter.writable_size_gib is %d: use 1 to %d", c.Snapshotter.WritableSizeGiB, 16<<10)
+	}
+	if n := c.Snapshotter.MaxLayers; n < 1 || n > 127 {
+		return fmt.Errorf("snapshotter.max_layers is %d: use 1 to 127", n)
 	}
 	switch c.QEMU.Accel {
 	case "auto", "kvm", "hvf", "tcg":

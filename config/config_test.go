@@ -50,7 +50,7 @@ func TestLoadReadsWhatWriteWrites(t *testing.T) {
 		Guest:       Guest{Dir: `/a "b"/'c'\\d`},
 		Machine:     Machine{Driver: "vz", CPUs: 3, MemoryMiB: 1 << 20, BootTimeout: Duration(90*time.Minute + 1)},
 		QEMU:        QEMU{Binary: "#x = 1", Accel: "tcg", CacheDir: "tab\tline\nä"},
-		Snapshotter: Snapshotter{Root: "[x]", Address: "s", ContainerdAddress: "c", WritableSizeGiB: 7},
+		Snapshotter: Snapshotter{Root: "[x]", Address: "s", ContainerdAddress: "c", WritableSizeGiB: 7, MaxLayers: 3},
 	}
 	for _, want := range []Config{Default(), strange} {
 		var b strings.Builder

@@ -57,7 +57,7 @@ func probeImage(t *testing.T, s *stack.Stack) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	archive, err := images.WithLayer(base, ref, layer, dir)
+	archive, err := images.WithLayers(base, ref, dir, layer)
 	if err != nil {
 		t.Fatal(err)
 	}

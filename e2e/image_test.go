@@ -8,6 +8,7 @@ import (
 	"io"
 	"maps"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -163,4 +164,43 @@ func layerFiles(t *testing.T, archive string) map[string]layerFile {
 func withoutTime(attrs string) string {
 	f := strings.Fields(attrs)
 	return strings.Join(slices.Delete(f, min(5, len(f)), min(6, len(f))), " ")
+}
+
+// The longest image that there may be runs, and shows what its layers make up.
+func TestImageOf127Layers(t *testing.T) {
+	s := userStack(t)
+	base, err := images.Debian(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	var layers []string
+	for i := 2; i <= 127; i++ {
+		path := filepath.Join(dir, fmt.Sprint("layer", i))
+		files := []images.File{{Name: fmt.Sprintf("l/%03d", i), Mode: 0o644, Content: fmt.Append(nil, i)}, {Name: "last", Mode: 0o644, Content: fmt.Append(nil, i)}}
+		if i%2 == 1 { // the file of the layer below is removed
+			files = append(files, images.File{Name: fmt.Sprintf("l/.wh.%03d", i-1), Mode: 0o644})
+		}
+		if err := images.Layer(path, files...); err != nil {
+			t.Fatal(err)
+		}
+		layers = append(layers, path)
+	}
+	const ref = "docker.io/library/debian:127"
+	archive, err := images.WithLayers(base, ref, dir, layers...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Import(t.Context(), archive); err != nil {
+		t.Fatal(err)
+	}
+	var want strings.Builder
+	for i := 3; i <= 127; i += 2 {
+		fmt.Fprintf(&want, "%03d\n", i)
+	}
+	want.WriteString("127")
+	if got := must(t, s.CtrRun(t.Context(), "--rm", ref, name(t), "sh", "-c", "ls /l; cat /last")); got != want.String() {
+		t.Errorf("got %q\nwant %q", got, want.String())
+	}
+	clean(t, s)
 }

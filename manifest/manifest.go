@@ -50,8 +50,9 @@ type Manifest struct {
 
 // Layer is one read-only image, the same file for all who use the layer.
 type Layer struct {
-	// DiffID is the digest of the layer's uncompressed tar ("sha256:…").
-	DiffID string `json:"diffID"`
+	// DiffID is the digest of the layer's uncompressed tar ("sha256:…"), empty for an
+	// image that has several layers merged.
+	DiffID string `json:"diffID,omitempty"`
 	// Path is the image file's absolute path.
 	Path string `json:"path"`
 	// FSType is the file system in the image, "ext4".

@@ -21,6 +21,9 @@ const (
 	// diffIDFile in a snapshot's directory holds the digest of the layer that
 	// was applied to the snapshot.
 	diffIDFile = "diffid"
+	// mergedFile in a snapshot's directory holds the name of the image of all its
+	// layers merged; see merge.go.
+	mergedFile = "merged"
 )
 
 // layerStore keeps the images of layers, each once, for as long as a snapshot
@@ -29,8 +32,8 @@ type layerStore struct {
 	dir string
 
 	mu sync.Mutex
-	// users are the snapshots that name a layer.
-	users map[digest.Digest]map[string]struct{}
+	// users are the snapshots that name an image, by the image's file name.
+	users map[string]map[string]struct{}
 	// temps are the images that are being written.
 	temps map[string]struct{}
 }
@@ -38,14 +41,19 @@ type layerStore struct {
 func newLayerStore(dir string) *layerStore {
 	return &layerStore{
 		dir:   dir,
-		users: make(map[digest.Digest]map[string]struct{}),
+		users: make(map[string]map[string]struct{}),
 		temps: make(map[string]struct{}),
 	}
 }
 
 // path returns the path of a layer's image.
 func (l *layerStore) path(diffID digest.Digest) string {
-	return filepath.Join(l.dir, diffID.Algorithm().String()+"-"+diffID.Encoded()+imageSuffix)
+	return filepath.Join(l.dir, imageName(diffID))
+}
+
+// imageName is the file name of a layer's image.
+func imageName(diffID digest.Digest) string {
+	return diffID.Algorithm().String() + "-" + diffID.Encoded() + imageSuffix
 }
 
 // layer describes a layer for a manifest.
@@ -80,6 +88,12 @@ func (l *layerStore) discard(f *os.File) {
 // dir its user. If the layer has an image already, that one is kept: the same
 // layer gives the same image, and a running machine may have it open.
 func (l *layerStore) publish(f *os.File, diffID digest.Digest, id, dir string) error {
+	return l.publishAs(f, imageName(diffID), id, func() error { return writeDiffID(dir, diffID) })
+}
+
+// publishAs gives the image in f its name, and the snapshot id to it as a user
+// once use has recorded that.
+func (l *layerStore) publishAs(f *os.File, name, id string, use func() error) error {
 	if err := f.Chmod(0o444); err != nil {
 		return err
 	}
@@ -88,7 +102,7 @@ func (l *layerStore) publish(f *os.File, diffID digest.Digest, id, dir string) e
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	path := l.path(diffID)
+	path := filepath.Join(l.dir, name)
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		if err := os.Rename(f.Name(), path); err != nil {
 			return err
@@ -99,11 +113,20 @@ func (l *layerStore) publish(f *os.File, diffID digest.Digest, id, dir string) e
 	} else if err != nil {
 		return err
 	}
-	err := l.use(diffID, id, dir)
+	err := use()
 	if err != nil {
-		l.collect(diffID)
+		l.collect(name)
+		return err
 	}
-	return err
+	l.note(name, id)
+	return nil
+}
+
+// has reports whether an image exists.
+func (l *layerStore) has(name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.users[name]) > 0
 }
 
 // adopt makes the snapshot in dir a user of the layer diffID if the layer has
@@ -111,26 +134,55 @@ func (l *layerStore) publish(f *os.File, diffID digest.Digest, id, dir string) e
 func (l *layerStore) adopt(diffID digest.Digest, id, dir string) (bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if len(l.users[diffID]) == 0 {
+	name := imageName(diffID)
+	if len(l.users[name]) == 0 {
 		return false, nil
 	}
-	return true, l.use(diffID, id, dir)
+	if err := writeDiffID(dir, diffID); err != nil {
+		return true, err
+	}
+	l.note(name, id)
+	return true, nil
 }
 
-// use records that the snapshot id in dir names the layer.
-func (l *layerStore) use(diffID digest.Digest, id, dir string) error {
-	if err := writeDiffID(dir, diffID); err != nil {
+// note records that the snapshot id names an image.
+func (l *layerStore) note(name, id string) {
+	if l.users[name] == nil {
+		l.users[name] = make(map[string]struct{})
+	}
+	l.users[name][id] = struct{}{}
+}
+
+// noteAll records which images the snapshot id in dir names.
+func (l *layerStore) noteAll(id, dir string) error {
+	names, err := imagesOf(dir)
+	if err != nil {
 		return err
 	}
-	l.note(diffID, id)
+	for _, n := range names {
+		l.note(n, id)
+	}
 	return nil
 }
 
-func (l *layerStore) note(diffID digest.Digest, id string) {
-	if l.users[diffID] == nil {
-		l.users[diffID] = make(map[string]struct{})
+// imagesOf returns the names of the images that the snapshot in dir names.
+func imagesOf(dir string) ([]string, error) {
+	var names []string
+	diffID, err := readDiffID(dir)
+	if err != nil {
+		return nil, err
 	}
-	l.users[diffID][id] = struct{}{}
+	if diffID != "" {
+		names = append(names, imageName(diffID))
+	}
+	merged, err := readMerged(dir)
+	if err != nil {
+		return nil, err
+	}
+	if merged != "" {
+		names = append(names, merged)
+	}
+	return names, nil
 }
 
 // retire renames the directory of a snapshot that the database no longer has,
@@ -139,7 +191,7 @@ func (l *layerStore) note(diffID digest.Digest, id string) {
 func (l *layerStore) retire(id, dir string) (string, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	diffID, err := readDiffID(dir)
+	names, err := imagesOf(dir)
 	if err != nil {
 		return "", err
 	}
@@ -149,30 +201,26 @@ func (l *layerStore) retire(id, dir string) (string, error) {
 	} else if err != nil {
 		return "", err
 	}
-	if diffID != "" {
-		delete(l.users[diffID], id)
-		l.collect(diffID)
+	for _, n := range names {
+		delete(l.users[n], id)
+		l.collect(n)
 	}
 	return dead, nil
 }
 
-// collect removes the image of a layer that no snapshot names.
-func (l *layerStore) collect(diffID digest.Digest) {
-	if len(l.users[diffID]) > 0 {
+// collect removes an image that no snapshot names.
+func (l *layerStore) collect(name string) {
+	if len(l.users[name]) > 0 {
 		return
 	}
-	delete(l.users, diffID)
-	os.Remove(l.path(diffID)) // what cannot be removed is left for cleanup
+	delete(l.users, name)
+	os.Remove(filepath.Join(l.dir, name)) // what cannot be removed is left for cleanup
 }
 
 // cleanup removes images that no snapshot names and files that nobody writes.
 func (l *layerStore) cleanup() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	keep := make(map[string]struct{}, len(l.users))
-	for diffID := range l.users {
-		keep[l.path(diffID)] = struct{}{}
-	}
 	entries, err := os.ReadDir(l.dir)
 	if err != nil {
 		return err
@@ -180,7 +228,7 @@ func (l *layerStore) cleanup() error {
 	var errs []error
 	for _, e := range entries {
 		path := filepath.Join(l.dir, e.Name())
-		_, used := keep[path]
+		_, used := l.users[e.Name()]
 		_, open := l.temps[path]
 		if !used && !open {
 			errs = append(errs, os.Remove(path))
@@ -208,12 +256,17 @@ func readDiffID(dir string) (digest.Digest, error) {
 
 // writeDiffID records the layer of the snapshot in dir, atomically and for good.
 func writeDiffID(dir string, diffID digest.Digest) error {
-	f, err := os.CreateTemp(dir, diffIDFile+".*")
+	return writeLine(dir, diffIDFile, diffID.String())
+}
+
+// writeLine makes a file of one line in a snapshot's directory.
+func writeLine(dir, file, line string) error {
+	f, err := os.CreateTemp(dir, file+".*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name()) // no effect after the rename
-	_, err = f.WriteString(diffID.String() + "\n")
+	_, err = f.WriteString(line + "\n")
 	if err == nil {
 		err = f.Sync()
 	}
@@ -221,7 +274,7 @@ func writeDiffID(dir string, diffID digest.Digest) error {
 		err = cerr
 	}
 	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(dir, diffIDFile))
+		err = os.Rename(f.Name(), filepath.Join(dir, file))
 	}
 	if err == nil {
 		err = syncDir(dir)

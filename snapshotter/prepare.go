@@ -142,7 +142,13 @@ func (s *Snapshotter) stage(dir, id, label string) error {
 // furnish fills the directory of a container's snapshot or a view with all but
 // the manifest. It takes from the chain the layers that are not seen.
 func (s *Snapshotter) furnish(ctx context.Context, dir string, kind snapshots.Kind, c *chain, labels map[string]string) (err error) {
-	if c.layers, err = writeFacade(ctx, filepath.Join(dir, manifest.FacadeDir), c.layers); err != nil {
+	seen, err := writeFacade(ctx, filepath.Join(dir, manifest.FacadeDir), c.layers)
+	if err != nil {
+		return err
+	}
+	c.owners = c.owners[len(c.layers)-len(seen):]
+	c.layers = seen
+	if err := s.limitLayers(ctx, c); err != nil {
 		return err
 	}
 	if kind != snapshots.KindActive {
@@ -162,6 +168,8 @@ type chain struct {
 	// layers are their images, the lowest first. An ancestor that was
 	// committed without changes has none.
 	layers []manifest.Layer
+	// owners are the ancestors that the layers were applied to.
+	owners []string
 }
 
 // chainOf returns the chain whose top is the committed snapshot parent; that
@@ -192,6 +200,7 @@ func (s *Snapshotter) chainOf(ctx context.Context, parent string) (chain, error)
 		}
 		if diffID != "" {
 			c.layers = append(c.layers, s.layers.layer(diffID))
+			c.owners = append(c.owners, id)
 		}
 	}
 	return c, nil

@@ -50,12 +50,8 @@ func (s *Snapshotter) recover(ctx context.Context) error {
 	// First of all who uses which layer: what is removed then takes no layer
 	// with it that another snapshot has too.
 	for id := range ids {
-		diffID, err := readDiffID(s.snapshotDir(id))
-		if err != nil {
+		if err := s.layers.noteAll(id, s.snapshotDir(id)); err != nil {
 			return err
-		}
-		if diffID != "" {
-			s.layers.note(diffID, id)
 		}
 	}
 	if err := s.removeGarbageDirs(ctx); err != nil {

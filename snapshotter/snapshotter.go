@@ -9,9 +9,11 @@
 //	lock                       flock'ed by the one process that uses the root
 //	metadata.db                names, parents, labels (core/snapshots/storage)
 //	layers/sha256-<hex>.ext4   one image a layer, shared by all who use it
+//	layers/merged-<hex>.ext4   the lowest layers of a long chain in one image
 //	snapshots/<id>/fs/         the facade, which is the source of the snapshot's mount
 //	snapshots/<id>/applevm.json, rw.img   of a container's snapshot or a view
 //	snapshots/<id>/diffid      names the layer that was applied to the snapshot
+//	snapshots/<id>/merged      names the image of that layer and all below it
 //
 // A layer's image is complete before the snapshot names it, and Commit is a
 // single database transaction. So a process that is killed at any moment
@@ -52,13 +54,20 @@ type Options struct {
 	// WritableSize is the size in bytes that a container's writable image
 	// appears to have. It is sparse.
 	WritableSize int64
+	// MaxLayers is how many layers' images a container's machine gets at the most,
+	// 0 for DefaultMaxLayers. Of a longer chain the lowest are merged into one.
+	MaxLayers int
 }
+
+// DefaultMaxLayers is the limit that Options have by default.
+const DefaultMaxLayers = 16
 
 // Snapshotter implements containerd's snapshots.Snapshotter and
 // snapshots.Cleaner. One process at a time can use a root directory.
 type Snapshotter struct {
 	root   string
 	size   int64
+	max    int // layers of a container
 	meta   *storage.MetaStore
 	layers *layerStore
 	lock   *os.File
@@ -66,6 +75,9 @@ type Snapshotter struct {
 	// gc is read-locked while a snapshot's directory exists that the database
 	// does not know yet, and locked while such directories are removed.
 	gc sync.RWMutex
+
+	// merging has room for the one who merges layers.
+	merging chan struct{}
 
 	// noVolumeView makes a View of nerdctl's copy-up of image volumes have no
 	// mounts; see isVolumeView.
@@ -89,6 +101,12 @@ func New(ctx context.Context, root string, opts Options) (_ *Snapshotter, err er
 	if opts.WritableSize <= 0 {
 		return nil, fmt.Errorf("the writable image's size is %d bytes: %w", opts.WritableSize, errdefs.ErrInvalidArgument)
 	}
+	if opts.MaxLayers == 0 {
+		opts.MaxLayers = DefaultMaxLayers
+	}
+	if opts.MaxLayers < 1 {
+		return nil, fmt.Errorf("the most layers of a container are %d: %w", opts.MaxLayers, errdefs.ErrInvalidArgument)
+	}
 	for _, dir := range []string{root, filepath.Join(root, layersDir), filepath.Join(root, snapshotsDir)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("open snapshotter: %w", err)
@@ -110,6 +128,8 @@ func New(ctx context.Context, root string, opts Options) (_ *Snapshotter, err er
 	s := &Snapshotter{
 		root:         root,
 		size:         opts.WritableSize,
+		max:          opts.MaxLayers,
+		merging:      make(chan struct{}, 1),
 		meta:         meta,
 		layers:       newLayerStore(filepath.Join(root, layersDir)),
 		lock:         lock,

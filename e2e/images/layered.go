@@ -8,19 +8,21 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 )
 
-// WithLayer makes a variant of the image in archive, called ref, with the
-// uncompressed layer on top. The new archive is in dir.
-func WithLayer(archive, ref, layer, dir string) (string, error) {
+// WithLayers makes a variant of the image in archive, called ref, with the
+// uncompressed layers on top, the lowest first. The new archive is in dir.
+func WithLayers(archive, ref, dir string, layers ...string) (string, error) {
 	img, err := tarball.ImageFromPath(archive, nil)
 	if err != nil {
 		return "", err
 	}
-	l, err := tarball.LayerFromFile(layer)
-	if err != nil {
-		return "", err
-	}
-	if img, err = mutate.AppendLayers(img, l); err != nil {
-		return "", err
+	for _, path := range layers {
+		l, err := tarball.LayerFromFile(path)
+		if err != nil {
+			return "", err
+		}
+		if img, err = mutate.AppendLayers(img, l); err != nil {
+			return "", err
+		}
 	}
 	tag, err := name.NewTag(ref)
 	if err != nil {

@@ -44,7 +44,7 @@ const (
 //
 // The error says what to do when the root directory or the socket are in use.
 func Run(ctx context.Context, cfg config.Snapshotter, ready func()) (err error) {
-	sn, err := snapshotter.New(ctx, cfg.Root, snapshotter.Options{WritableSize: cfg.WritableSizeGiB * gib})
+	sn, err := snapshotter.New(ctx, cfg.Root, snapshotter.Options{WritableSize: cfg.WritableSizeGiB * gib, MaxLayers: cfg.MaxLayers})
 	if err != nil {
 		return err
 	}

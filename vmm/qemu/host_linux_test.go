@@ -179,14 +179,18 @@ esac
 	}
 }
 
-// manyDisks is more than virtio-mmio has room for.
-const manyDisks = 64
-
-// TestManyDisks boots a machine with its disks on PCI.
+// TestManyDisks boots machines with the most disks that the smallest machine type
+// has room for, and with more, which are on PCI.
 func TestManyDisks(t *testing.T) {
+	for _, n := range []int{6, 64} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) { bootWithDisks(t, n) })
+	}
+}
+
+func bootWithDisks(t *testing.T, n int) {
 	cfg := vmmtest.ConfigFor(vmmtest.Image(t), t.TempDir())
 	dir := t.TempDir()
-	for i := range manyDisks {
+	for i := range n {
 		d := vmm.Disk{ID: fmt.Sprintf("disk-%03d", i), Path: filepath.Join(dir, fmt.Sprint(i)), ReadOnly: i > 0}
 		if err := os.WriteFile(d.Path, make([]byte, 4096), 0o600); err != nil {
 			t.Fatal(err)
