@@ -39,7 +39,7 @@ func entries(t testing.TB, layer []byte) []string {
 	r := tar.NewReader(bytes.NewReader(layer))
 	for {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return out
 		}
 		if err != nil {

@@ -59,7 +59,7 @@ func List(root string, opts Options) ([]string, error) {
 			return err
 		}
 		if st.Nlink > 1 && !d.IsDir() {
-			id := file{uint64(st.Dev), st.Ino}
+			id := file{st.Dev, st.Ino}
 			if first[id] == "" {
 				first[id] = rel
 			}
@@ -96,7 +96,7 @@ func (b *buffers) describe(path string, st *unix.Stat_t, opts Options) (string, 
 		}
 		line += fmt.Sprintf(" target=%q", target)
 	case unix.S_IFCHR, unix.S_IFBLK:
-		line += fmt.Sprintf(" device=%d:%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)))
+		line += fmt.Sprintf(" device=%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
 	}
 	xattrs, err := b.xattrs(path, opts)
 	return line + xattrs, err
