@@ -38,7 +38,7 @@ test-short: build guest tools ## the same without the slow ones (arm64 guests)
 	go test -race -short -timeout 20m ./...
 
 .PHONY: bench
-bench: build guest tools ## print measured numbers and write bench/out/results.json (BENCH=regexp runs a part)
+bench: build guest tools bench-tools ## print measured numbers and write bench/out/results.json (BENCH=regexp runs a part)
 	@go run ./bench -run '$(BENCH)'
 
 .PHONY: build
@@ -59,13 +59,18 @@ kernel: ## build our own guest kernels, amd64 and arm64 (about 40 CPU minutes, o
 	for a in amd64 arm64; do go run ./guest/image/mkkernel -arch $$a || exit 1; done
 
 .PHONY: tools
-tools: deps ## build the unmodified containerd, ctr and nerdctl that demo and tests use, into bin/
+tools: deps ## build the unmodified containerd, its clients and its runc shim that demo and tests use, into bin/
 	go build -C tools/containerd -trimpath -o $(CURDIR)/bin/ \
 	  -ldflags '$(LDFLAGS) -X github.com/containerd/containerd/v2/version.Version=v$(CONTAINERD_VERSION)' \
-	  github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/ctr
+	  github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/ctr \
+	  github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 	CGO_ENABLED=0 go build -C tools/nerdctl -trimpath -o $(CURDIR)/bin/ \
 	  -ldflags '$(LDFLAGS) -X github.com/containerd/nerdctl/v2/pkg/version.Version=v$(NERDCTL_VERSION)' \
 	  github.com/containerd/nerdctl/v2/cmd/nerdctl
+
+.PHONY: bench-tools
+bench-tools: deps ## build what only the bench compares with, into bin/
+	CGO_ENABLED=0 go build -C tools/tar2ext4 -trimpath -ldflags '$(LDFLAGS)' -o $(CURDIR)/bin/ .
 
 .PHONY: lint
 lint: deps ## gofmt, go vet, golangci-lint

@@ -91,16 +91,24 @@ func Debian(ctx context.Context) (string, error) {
 		"--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-include=/usr/share/doc/*/copyright",
 		debianUser, "bookworm",
 	}
-	return cached(ctx, "debian-bookworm", strings.Join(args, "\x00"), func(tmp, out string) error {
+	return cached(ctx, "debian-bookworm.tar", strings.Join(args, "\x00"), func(tmp, out string) error {
 		root := filepath.Join(tmp, "root.tar")
-		cmd := exec.CommandContext(ctx, "mmdebstrap", append(args, root)...)
-		var stderr bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &stderr, &stderr
-		if err := cmd.Run(); err != nil {
-			return fmt.Errorf("mmdebstrap: %w: %s", err, bytes.TrimSpace(stderr.Bytes()))
+		if err := mmdebstrap(ctx, append(args, root)...); err != nil {
+			return err
 		}
 		return Write(out, Image{Ref: DebianRef, Arch: hostArch, Cmd: []string{"bash"}, Layers: []string{root}})
 	})
+}
+
+// mmdebstrap makes a root from Debian's packages.
+func mmdebstrap(ctx context.Context, args ...string) error {
+	cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("mmdebstrap: %w: %s", err, bytes.TrimSpace(out.Bytes()))
+	}
+	return nil
 }
 
 // WithUser makes a variant of Debian's image: the same layer, another USER.
@@ -152,8 +160,9 @@ func Layer(path string, files ...File) error {
 	return os.WriteFile(path, b.Bytes(), 0o644)
 }
 
-// cached returns the file in the user's cache that make produced from inputs.
-func cached(ctx context.Context, label, inputs string, make func(tmp, out string) error) (string, error) {
+// cached returns the file in the user's cache that make produced from inputs:
+// it writes out, with the directory tmp for whatever else it needs.
+func cached(ctx context.Context, file, inputs string, make func(tmp, out string) error) (string, error) {
 	dir, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
@@ -163,7 +172,8 @@ func cached(ctx context.Context, label, inputs string, make func(tmp, out string
 		return "", err
 	}
 	sum := sha256.Sum256([]byte(inputs + hostArch))
-	path := filepath.Join(dir, label+"-"+hex.EncodeToString(sum[:6])+".tar")
+	ext := filepath.Ext(file)
+	path := filepath.Join(dir, strings.TrimSuffix(file, ext)+"-"+hex.EncodeToString(sum[:6])+ext)
 	unlock, err := lock(ctx, path+".lock")
 	if err != nil {
 		return "", err
@@ -177,10 +187,11 @@ func cached(ctx context.Context, label, inputs string, make func(tmp, out string
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	if err := make(tmp, path); err != nil {
-		return "", fmt.Errorf("make the image %s: %w", label, err)
+	out := filepath.Join(tmp, "out"+ext)
+	if err := make(tmp, out); err != nil {
+		return "", fmt.Errorf("make %s: %w", file, err)
 	}
-	return path, nil
+	return path, os.Rename(out, path)
 }
 
 // Corrupt writes a copy of archive to path with bytes in the middle of its

@@ -7,7 +7,7 @@ import (
 
 // containerdConfig is containerd's configuration: what docs/linux.md tells users
 // to write, on private paths, less the plugins that no test uses.
-func (s *Stack) containerdConfig() string {
+func (s *Stack) containerdConfig(opts Options) string {
 	uid := os.Getuid()
 	if s.Unprivileged {
 		uid = Nobody
@@ -54,11 +54,13 @@ disabled_plugins = [
   default = ["applevm-diff", "walking"]
 
 [plugins."io.containerd.transfer.v1.local"]
+  max_concurrent_unpacks = %[9]d
   [[plugins."io.containerd.transfer.v1.local".unpack_config]]
     platform = "linux"
     snapshotter = "applevm"
     differ = "applevm-diff"
-`, s.path("root"), s.path("state"), s.path("tmp"), s.path("c.sock"), s.path("t.sock"), s.path("sn.sock"), s.path("s"), uid)
+`, s.path("root"), s.path("state"), s.path("tmp"), s.path("c.sock"), s.path("t.sock"), s.path("sn.sock"), s.path("s"), uid,
+		max(1, opts.Unpacks))
 }
 
 func (s *Stack) applevmConfig(more string) string {

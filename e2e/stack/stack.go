@@ -38,6 +38,9 @@ type Options struct {
 	Env []string
 	// Config is added to applevm's configuration file (TOML).
 	Config string
+	// Unpacks is how many layers of an image containerd unpacks at a time; 0 is 1,
+	// as by containerd's default.
+	Unpacks int
 	// GuestDir is the guest image; empty is build/guest/ARCH of the checkout.
 	GuestDir string
 }
@@ -119,7 +122,7 @@ func (s *Stack) install(root string, opts Options) error {
 			return err
 		}
 	}
-	for _, b := range []string{"containerd", "ctr", "nerdctl", "containerd-shim-applevm-v1", "applevm-snapshotter"} {
+	for _, b := range []string{"containerd", "ctr", "nerdctl", "containerd-shim-runc-v2", "containerd-shim-applevm-v1", "applevm-snapshotter"} {
 		if err := place(filepath.Join(root, "bin", b), s.path("bin", b)); err != nil {
 			return fmt.Errorf("%w: run make build tools", err)
 		}
@@ -134,7 +137,7 @@ func (s *Stack) install(root string, opts Options) error {
 		}
 	}
 	for name, content := range map[string]string{
-		"containerd.toml": s.containerdConfig(),
+		"containerd.toml": s.containerdConfig(opts),
 		"applevm.toml":    s.applevmConfig(opts.Config),
 		"nerdctl.toml":    s.nerdctlConfig(),
 	} {
