@@ -113,37 +113,43 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// killOptions make a merged image of any two layers.
+var killOptions = Options{WritableSize: testSize, MaxLayers: 1}
+
 // churn uses a root directory until it fails or is killed.
 func churn(root string) error {
 	ctx := context.Background()
-	s, err := New(ctx, root, Options{WritableSize: testSize})
+	s, err := New(ctx, root, killOptions)
 	if err != nil {
 		return err
 	}
 	fmt.Println("open")
 	run := rand.Int()
 	for i := 0; ; i++ {
-		layer, err := randomLayer(fmt.Sprint(rand.IntN(4)))
-		if err != nil {
-			return err
+		low := fmt.Sprintf("l-%d-%d", run, i)
+		top := low + "-top"
+		for _, l := range []struct{ name, parent string }{{low, ""}, {top, low}} {
+			layer, err := randomLayer(fmt.Sprint(rand.IntN(4)))
+			if err != nil {
+				return err
+			}
+			mounts, err := s.Prepare(ctx, extractionKey(l.name), l.parent)
+			if err != nil {
+				return err
+			}
+			err = s.AddLayer(ctx, mounts, func(f *os.File) (digest.Digest, error) { return tartest.WriteImage(f, layer) })
+			if err != nil {
+				return err
+			}
+			if err := s.Commit(ctx, l.name, extractionKey(l.name)); err != nil {
+				return err
+			}
 		}
-		name := fmt.Sprintf("l-%d-%d", run, i)
-		mounts, err := s.Prepare(ctx, extractionKey(name), "")
-		if err != nil {
-			return err
-		}
-		err = s.AddLayer(ctx, mounts, func(f *os.File) (digest.Digest, error) { return tartest.WriteImage(f, layer) })
-		if err != nil {
-			return err
-		}
-		if err := s.Commit(ctx, name, extractionKey(name)); err != nil {
-			return err
-		}
-		if _, err := s.Prepare(ctx, "c"+name, name); err != nil {
+		if _, err := s.Prepare(ctx, "c"+top, top); err != nil {
 			return err
 		}
 		if i%3 != 0 {
-			if err := errors.Join(s.Remove(ctx, "c"+name), s.Remove(ctx, name)); err != nil {
+			if err := errors.Join(s.Remove(ctx, "c"+top), s.Remove(ctx, top), s.Remove(ctx, low)); err != nil {
 				return err
 			}
 		}
@@ -178,7 +184,7 @@ func TestKill(t *testing.T) {
 		if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 			t.Errorf("the process did not open the root: %q, %v", line, err)
 		}
-		time.Sleep(time.Duration(rand.IntN(60)) * time.Millisecond)
+		time.Sleep(time.Duration(rand.IntN(120)) * time.Millisecond)
 		if err := cmd.Process.Kill(); err != nil {
 			t.Error(err)
 		}
@@ -190,49 +196,57 @@ func TestKill(t *testing.T) {
 // checkWhole checks the state that New makes of a root directory.
 func checkWhole(t *testing.T, root string) {
 	t.Helper()
-	s, err := New(t.Context(), root, Options{WritableSize: testSize})
+	s, err := New(t.Context(), root, killOptions)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = s.Close() }()
 	known := 0
 	images := make(map[string]bool)
+	whole := func(l manifest.Layer) {
+		image, err := openImage(l.Path)
+		if err != nil {
+			t.Errorf("layer %+v: %v", l, err)
+			return
+		}
+		defer func() { _ = image.Close() }()
+		readPasswd(t, image.FS)
+	}
+	ids, err := s.ids(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id := range ids {
+		names, err := imagesOf(s.snapshotDir(id))
+		if err != nil {
+			t.Error(err)
+		}
+		for _, n := range names {
+			images[n] = true
+		}
+	}
 	err = s.Walk(t.Context(), func(ctx context.Context, info snapshots.Info) error {
 		known++
-		var key string
 		if info.Kind == snapshots.KindCommitted {
 			c, err := s.chainOf(ctx, info.Name)
-			if err != nil || len(c.layers) != 1 {
+			if err != nil || len(c.layers) < 1 {
 				t.Errorf("committed snapshot %s: %+v, %v", info.Name, c, err)
-				return err
 			}
-			images[c.layers[0].Path] = true
-			image, err := openImage(c.layers[0].Path)
-			if err != nil {
-				t.Errorf("committed snapshot %s: %v", info.Name, err)
-				return nil
+			for _, l := range c.layers {
+				whole(l)
 			}
-			defer func() { _ = image.Close() }()
-			readPasswd(t, image.FS)
 			return nil
 		}
-		key = info.Name
-		snap, err := s.Mounts(ctx, key)
-		if err != nil {
-			return err
-		}
-		if isExtraction(key, nil) {
-			diffID, err := readDiffID(filepath.Dir(snap[0].Source))
-			if diffID != "" {
-				images[s.layers.path(diffID)] = true
-			}
+		snap, err := s.Mounts(ctx, info.Name)
+		if err != nil || isExtraction(info.Name, nil) {
 			return err
 		}
 		m, err := manifest.Find(snap[0].Source)
 		if err != nil || m.Writable == nil || len(m.Layers) != 1 {
-			t.Errorf("container %s: %+v, %v", key, m, err)
+			t.Errorf("container %s: %+v, %v", info.Name, m, err)
 			return nil
 		}
+		whole(m.Layers[0])
 		if _, err := writableUsed(m.Writable.Path); err != nil {
 			t.Error(err)
 		}
