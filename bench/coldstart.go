@@ -10,8 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/applevm/applevm/config"
@@ -215,15 +213,5 @@ func shimPeakRSS(ctx context.Context, s *stack.Stack) (float64, error) {
 	if len(shims) != 1 {
 		return 0, fmt.Errorf("found shims %v, want one", shims)
 	}
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", shims[0].PID))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(b)) {
-		if v, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kib, err := strconv.ParseFloat(strings.Fields(v)[0], 64)
-			return kib / 1024, err
-		}
-	}
-	return 0, errors.New("no VmHWM in the shim's status")
+	return peakRSS(shims[0].PID)
 }

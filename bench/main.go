@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"syscall"
 
 	"github.com/applevm/applevm/e2e/stack"
@@ -38,7 +39,18 @@ func main() {
 	flag.Parse()
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	if err := bench(ctx, *pattern, *runs, *out); err != nil {
+	var err error
+	switch flag.Arg(0) {
+	case "":
+		err = bench(ctx, *pattern, *runs, *out)
+	case measuredArg:
+		err = measuredMain(flag.Args()[1:])
+	case unpackArg:
+		err = unpackMain(flag.Args()[1:])
+	default:
+		err = fmt.Errorf("unknown argument %q", flag.Arg(0))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		cancel()
 		os.Exit(1)
@@ -58,7 +70,8 @@ func bench(ctx context.Context, pattern string, runs int, out string) error {
 		return err
 	}
 	e := &env{runs: runs, report: &report{keep: re.MatchString}}
-	for _, g := range []group{coldStart, vsockGroup, faults} {
+	groups := slices.Concat([]group{coldStart, vsockGroup, faults}, unpackGroups(), []group{writableImage, snapshotsGroup, pull})
+	for _, g := range groups {
 		wanted := false
 		for _, r := range g.rows {
 			wanted = wanted || re.MatchString(r)

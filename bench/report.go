@@ -11,8 +11,10 @@ import (
 type Row struct {
 	Name  string  `json:"name"`
 	Value float64 `json:"value"`
-	Unit  string  `json:"unit"`
-	// Against says what the value is compared with, empty if with nothing.
+	// Unit is empty if nothing could be measured.
+	Unit string `json:"unit"`
+	// Against says what the value is compared with, empty if with nothing, or why
+	// the row is left out.
 	Against string `json:"against"`
 	// Ratio is value divided by what Against measured, 0 without one.
 	Ratio float64 `json:"ratio"`
@@ -50,6 +52,17 @@ func (r *report) beside(name string, value float64, unit, against string, base f
 	r.row(Row{Name: name, Value: value, Unit: unit, Against: against, Ratio: value / base})
 }
 
+// atMostBeside takes a row whose value is to stay at or under limit, with a comparison.
+func (r *report) atMostBeside(name string, value float64, unit string, limit float64, against string, base float64) {
+	met := value <= limit
+	r.row(Row{Name: name, Value: value, Unit: unit, Against: against, Ratio: value / base, Target: fmt.Sprintf("≤ %g %s", limit, unit), Met: &met})
+}
+
+// leftOut takes a row that could not be measured here, and why.
+func (r *report) leftOut(name, why string) {
+	r.row(Row{Name: name, Against: "left out: " + why})
+}
+
 func (r *report) row(row Row) {
 	if r.keep(row.Name) {
 		r.rows = append(r.rows, row)
@@ -60,14 +73,17 @@ func (r *report) print(out io.Writer) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "name\tvalue\tunit\tratio\tagainst\ttarget\tmet")
 	for _, row := range r.rows {
-		ratio, met := "", ""
-		if row.Against != "" {
+		value, ratio, met := "", "", ""
+		if row.Unit != "" { // measured
+			value = fmt.Sprintf("%.4g", row.Value)
+		}
+		if row.Ratio != 0 {
 			ratio = fmt.Sprintf("%.2f", row.Ratio)
 		}
 		if row.Met != nil {
 			met = map[bool]string{true: "yes", false: "NO"}[*row.Met]
 		}
-		fmt.Fprintf(w, "%s\t%.4g\t%s\t%s\t%s\t%s\t%s\n", row.Name, row.Value, row.Unit, ratio, row.Against, row.Target, met)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", row.Name, value, row.Unit, ratio, row.Against, row.Target, met)
 	}
 	_ = w.Flush()
 }
