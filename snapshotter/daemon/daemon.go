@@ -123,5 +123,9 @@ func serve(ctx context.Context, server *grpc.Server, l net.Listener) error {
 		server.Stop()
 		<-stopped
 	}
-	return <-failed
+	err := <-failed
+	if errors.Is(err, grpc.ErrServerStopped) {
+		return nil // it was stopped before it had begun to serve
+	}
+	return err
 }
