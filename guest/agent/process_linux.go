@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/applevm/applevm/guest/agent/taskpb"
@@ -94,6 +95,11 @@ func (p *process) watch() {
 	p.stdio.closeIn()
 	if p.id == "" {
 		p.container.killRest()
+		// Whoever hears of the exit may read the disk: what the container has
+		// written must be on it, as it would be on the host under runc.
+		if err := p.container.freeze(); err != nil {
+			logrus.Errorf("container %s: %v", p.container.id, err)
+		}
 	}
 	p.setExited(exitCode(state))
 }

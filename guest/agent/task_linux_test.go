@@ -579,6 +579,28 @@ func TestPauseFreezesTheDisk(t *testing.T) {
 	r.MustDelete()
 }
 
+// What a container has written is on its disk when its end is known, before it is
+// deleted: the host may read it then.
+func TestExitLeavesACleanDisk(t *testing.T) {
+	h := newHost(t)
+	fs := h.System()
+	r := h.Start(agenttest.Config{ID: "x", Args: []string{"sh", "-c", "echo kept >/file; head -c 5000000 /dev/zero >/more"}}, fs)
+	if code := r.Wait(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	img, ok := h.Image(fs.Writable.Disk)
+	if !ok {
+		t.Fatalf("no disk %s", fs.Writable.Disk)
+	}
+	if out := h.Run("e2fsck", "-fn", img.Path); strings.Contains(out, "recover") {
+		t.Errorf("the file system is not clean: %s", out)
+	}
+	if out := h.Run("debugfs", "-R", "cat upper/file", img.Path); !strings.Contains(out, "kept\n") {
+		t.Errorf("the file on the disk: %q", out)
+	}
+	r.MustDelete()
+}
+
 func TestGuestService(t *testing.T) {
 	h := newHost(t)
 	ctx := agenttest.Context(t)

@@ -35,7 +35,7 @@ const (
 	deleteTimeout = 4 * time.Second
 	// killedTimeout is how long a process may go on after SIGKILL until its
 	// machine is ended.
-	killedTimeout = 10 * time.Second
+	killedTimeout = 30 * time.Second // what it has written goes to the disk first
 	// outputTimeout bounds the wait for output that nobody reads, as runc's
 	// shim does.
 	outputTimeout = 10 * time.Second
