@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/applevm/applevm/snapshotter/ext4"
 	"github.com/applevm/applevm/snapshotter/union"
 )
 
@@ -28,6 +29,10 @@ type Options struct {
 	// Latest, if not zero, is the latest time that a file may have: later
 	// modification times become this one (SOURCE_DATE_EPOCH).
 	Latest time.Time
+	// MaxBytes bounds the contents of all files, holes included, for a tar has them
+	// as zeros; 0 is the bound of a layer that is unpacked. A larger one is refused
+	// before it is read.
+	MaxBytes int64
 }
 
 // Write writes to w, as a tar with its end marker, how the union of upper
@@ -35,10 +40,14 @@ type Options struct {
 // highest first; lower may be empty. Entries come in the order of their names, a
 // directory before what is in it, so that equal changes give equal bytes.
 //
-// Sockets have no form in a tar and are left out, as they are from any image.
+// Sockets have no form in a tar and are left out, as they are from any image. It
+// returns errdefs.ErrResourceExhausted for more than MaxBytes.
 func Write(ctx context.Context, w io.Writer, upper, lower []union.Place, opts Options) error {
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if opts.MaxBytes == 0 {
+		opts.MaxBytes = ext4.DefaultMaxBytes
 	}
 	c := &writer{ctx: ctx, tar: tar.NewWriter(w), opts: opts, links: map[inode]string{}, buf: make([]byte, copySize)}
 	if err := c.root(upper, lower); err != nil {
@@ -58,6 +67,7 @@ type writer struct {
 	// links are the paths at which files with several names came first.
 	links map[inode]string
 	buf   []byte
+	total int64 // bytes of contents
 }
 
 // inode identifies a file of the layers that are read.

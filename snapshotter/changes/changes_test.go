@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/applevm/applevm/manifest"
 	"github.com/applevm/applevm/snapshotter/ext4"
 	. "github.com/applevm/applevm/snapshotter/internal/tartest"
@@ -196,6 +198,15 @@ func (r renamed) ReadDir(name string) ([]fs.DirEntry, error) {
 type renamedEntry struct{ fs.DirEntry }
 
 func (e renamedEntry) Name() string { return ".wh." + e.DirEntry.Name() }
+
+func TestWriteRefusesTooMuch(t *testing.T) {
+	upper := places(t, []Entry{File("a", "12345"), File("b", "67890")})
+	write(t, upper, nil, Options{MaxBytes: 10})
+	err := Write(context.Background(), io.Discard, upper, nil, Options{MaxBytes: 9})
+	if !errdefs.IsResourceExhausted(err) || !strings.Contains(err.Error(), `"b"`) {
+		t.Errorf("error %v", err)
+	}
+}
 
 func TestWriteEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())

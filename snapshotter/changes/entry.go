@@ -9,6 +9,8 @@ import (
 	"maps"
 	"strings"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/applevm/applevm/snapshotter/ext4"
 	"github.com/applevm/applevm/snapshotter/internal/ctxio"
 	"github.com/applevm/applevm/snapshotter/union"
@@ -58,6 +60,11 @@ func (c *writer) entry(path string, p union.Place) error {
 	switch t := info.Mode().Type(); t {
 	case 0:
 		h.Typeflag, h.Size = tar.TypeReg, st.Size
+		if h.Size > c.opts.MaxBytes-c.total {
+			return fmt.Errorf("with %q, of %d bytes, the layer is larger than %d bytes, holes of sparse files included: remove or shrink the file: %w",
+				path, h.Size, c.opts.MaxBytes, errdefs.ErrResourceExhausted)
+		}
+		c.total += h.Size
 	case fs.ModeDir:
 		h.Typeflag = tar.TypeDir
 	case fs.ModeSymlink:

@@ -90,7 +90,9 @@ func (s *fileSink) readFrom(ctx context.Context, r io.Reader, size int64) error 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if w.n == len(w.buf) || w.n > 0 && holeGranule(len(s.extents)) > 1 {
+		// What does not fit begins with an empty buffer where holes must be
+		// long, or it would cut them short.
+		if w.n == len(w.buf) || int64(len(w.buf)-w.n) < size && holeGranule(len(s.extents)) > 1 {
 			if err := w.flush(); err != nil {
 				return err
 			}

@@ -26,11 +26,13 @@ type LayerOptions struct {
 	Root string
 	// MaxEntries bounds the tar's entries and the directories they imply.
 	MaxEntries int
-	// MaxBytes bounds the uncompressed tar stream, the holes of sparse files
-	// included: a decompression bomb ends here.
+	// MaxBytes bounds the uncompressed tar stream: a decompression bomb ends
+	// here. The holes of sparse files are not in the stream and do not count; a
+	// file's apparent size is bounded by ext4 alone. But data of theirs that
+	// fills a block only in part counts as the whole block that it takes.
 	MaxBytes int64
-	// MaxMetadata bounds the bytes of names, link targets and extended
-	// attributes, which stay in memory until Finish.
+	// MaxMetadata bounds the bytes of names, link targets, extended attributes
+	// and sparse files' maps, which stay in memory until Finish.
 	MaxMetadata int64
 }
 
@@ -141,12 +143,17 @@ func (w *LayerWriter) begin() error {
 // charge counts one entry and n bytes of metadata against the limits.
 func (w *LayerWriter) charge(n int) error {
 	w.nodes++
-	w.meta += int64(n)
 	if w.nodes > w.opts.MaxEntries {
 		return fmt.Errorf("more than %d entries (limit MaxEntries): %w", w.opts.MaxEntries, errdefs.ErrResourceExhausted)
 	}
+	return w.chargeMeta(n)
+}
+
+// chargeMeta counts n bytes of metadata against their limit.
+func (w *LayerWriter) chargeMeta(n int) error {
+	w.meta += int64(n)
 	if w.meta > w.opts.MaxMetadata {
-		return fmt.Errorf("names, link targets and extended attributes take more than %d bytes (limit MaxMetadata): %w",
+		return fmt.Errorf("names, link targets, extended attributes and sparse maps take more than %d bytes (limit MaxMetadata): %w",
 			w.opts.MaxMetadata, errdefs.ErrResourceExhausted)
 	}
 	return nil

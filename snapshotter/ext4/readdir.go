@@ -23,15 +23,29 @@ func (l *dirList) find(name string) (dirent, bool) {
 	return l.entries[i], true
 }
 
-// dirCache keeps directories that were read, up to a number of entries.
+// dirCache keeps directories that were read, up to a number of entries, and
+// besides one that is larger: small directories on the way to its files must not
+// push it out, or each look at one of them would read it anew.
 type dirCache struct {
 	lists   map[uint32]*dirList
 	entries int
+	large   *dirList
 }
 
 const dirCacheEntries = 1 << 16
 
+func (c *dirCache) get(ino uint32) *dirList {
+	if c.large != nil && c.large.ino == ino {
+		return c.large
+	}
+	return c.lists[ino]
+}
+
 func (c *dirCache) put(l *dirList) {
+	if len(l.entries) > dirCacheEntries {
+		c.large = l
+		return
+	}
 	if c.lists == nil || c.entries+len(l.entries) > dirCacheEntries {
 		c.lists, c.entries = map[uint32]*dirList{}, 0
 	}
@@ -46,7 +60,7 @@ const maxDirEntries = 4 << 20
 // look like blocks with one unused entry.
 func (f *FS) readDir(n *node) (*dirList, error) {
 	f.mu.Lock()
-	l := f.dirs.lists[n.ino]
+	l := f.dirs.get(n.ino)
 	f.mu.Unlock()
 	if l != nil {
 		return l, nil

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/applevm/applevm/snapshotter/internal/sparsetar"
 )
 
 // Whiteouts in a layer's tar (OCI image-spec layer.md, "Whiteouts"). Other names
@@ -46,13 +48,13 @@ func (c *countingReader) tooLarge() error {
 func (w *LayerWriter) readTar(ctx context.Context, r io.Reader) error {
 	in := &countingReader{r: r, left: w.opts.MaxBytes, max: w.opts.MaxBytes}
 	w.in = in
-	tr := tar.NewReader(in)
+	tr := sparsetar.NewReader(in)
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		hdr, err := tr.Next()
-		if err == io.EOF {
+		if err == io.EOF { //nolint:errorlint // archive/tar returns it bare; a wrapped one is an error of r
 			break
 		}
 		if err != nil && !errors.Is(err, tar.ErrInsecurePath) { // paths are checked here
@@ -81,7 +83,7 @@ func tarError(err error) error {
 }
 
 // add puts one entry of the tar into the tree.
-func (w *LayerWriter) add(ctx context.Context, hdr *tar.Header, body io.Reader) error {
+func (w *LayerWriter) add(ctx context.Context, hdr *tar.Header, body *sparsetar.Reader) error {
 	if hdr.Typeflag == tar.TypeXGlobalHeader {
 		return nil
 	}
@@ -227,7 +229,7 @@ func tooManyLinks(path string) error {
 }
 
 // newNode makes an inode of a header and its contents.
-func (w *LayerWriter) newNode(ctx context.Context, hdr *tar.Header, body io.Reader) (_ *inode, err error) {
+func (w *LayerWriter) newNode(ctx context.Context, hdr *tar.Header, body *sparsetar.Reader) (_ *inode, err error) {
 	const maxID = 1<<32 - 2 // the largest is "no id"
 	if hdr.Uid < 0 || hdr.Uid > maxID || hdr.Gid < 0 || hdr.Gid > maxID {
 		return nil, fmt.Errorf("owner %d:%d is out of range: %w", hdr.Uid, hdr.Gid, errdefs.ErrInvalidArgument)
@@ -290,22 +292,17 @@ func (w *LayerWriter) newNode(ctx context.Context, hdr *tar.Header, body io.Read
 	return n, w.setXattrs(n, hdr.PAXRecords)
 }
 
-// contents streams a file's contents into the image. Of a sparse file in the
-// tar (GNU and PAX formats) archive/tar makes the zeros; they count against
-// MaxBytes like what the stream has, because reading them costs time too.
-func (w *LayerWriter) contents(ctx context.Context, body io.Reader, size int64) ([]extent, error) {
-	before := w.in.left
-	if size > before {
+// contents streams a file's contents into the image.
+func (w *LayerWriter) contents(ctx context.Context, body *sparsetar.Reader, size int64) ([]extent, error) {
+	if list, sparse := body.Fragments(); sparse {
+		return w.sparseContents(ctx, body, list, size)
+	}
+	if size > w.in.left {
 		return nil, w.in.tooLarge()
 	}
 	sink := fileSink{w: w.out}
-	if err := sink.readFrom(ctx, body, size); err != nil {
-		return nil, err
-	}
-	if read := before - w.in.left; read < size {
-		w.in.left -= size - read
-	}
-	return sink.extents, nil
+	err := sink.readFrom(ctx, body, size)
+	return sink.extents, err
 }
 
 // setXattrs takes the extended attributes of a header. Those that the kernel
