@@ -12,14 +12,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-)
 
-// emulators are the QEMU programs by architecture, and the Debian packages that
-// have them.
-var emulators = map[string]struct{ binary, pkg string }{
-	"amd64": {"qemu-system-x86_64", "qemu-system-x86"},
-	"arm64": {"qemu-system-aarch64", "qemu-system-arm"},
-}
+	"github.com/applevm/applevm/vmm/qemu"
+)
 
 // The ioctl KVM_GET_API_VERSION (linux/kvm.h), and the only answer that programs
 // may go on with (Documentation/virt/kvm/api.rst).
@@ -38,20 +33,20 @@ func (h *host) checkVMM(ctx context.Context) []Finding {
 
 // checkQEMU runs the emulator for its version.
 func (h *host) checkQEMU(ctx context.Context) Finding {
-	emulator, known := emulators[runtime.GOARCH]
+	binary, pkg, known := qemu.Emulator(runtime.GOARCH)
 	if !known {
 		return fail("use a host of amd64 or arm64", "QEMU: machines of %s are not supported", runtime.GOARCH)
 	}
 	name, set := h.cfg.QEMU.Binary, true
 	if name == "" {
-		name, set = emulator.binary, false
+		name, set = binary, false
 	}
 	path, err := exec.LookPath(name)
 	switch {
 	case err != nil && set:
 		return fail("set qemu.binary to the emulator, or leave it empty to find it in PATH", "QEMU: qemu.binary %s: %s", name, lookReason(err))
 	case err != nil:
-		return fail("install it: apt install "+emulator.pkg, "QEMU: %s is not in PATH", name)
+		return fail("install it: apt install "+pkg, "QEMU: %s is not in PATH", name)
 	}
 	cmd := exec.CommandContext(ctx, path, "--version")
 	cmd.WaitDelay = time.Second
@@ -61,9 +56,9 @@ func (h *host) checkQEMU(ctx context.Context) Finding {
 	case ctx.Err() != nil:
 		return fail("see why it hangs", "QEMU: %s --version: no answer in time", path)
 	case err != nil:
-		return fail("install it anew: apt install --reinstall "+emulator.pkg, "QEMU: %s --version: %v", path, err)
+		return fail("install it anew: apt install --reinstall "+pkg, "QEMU: %s --version: %v", path, err)
 	case !isQEMU:
-		return fail("set qemu.binary to "+emulator.binary, "QEMU: %s is another program: it calls itself %q", path, line)
+		return fail("set qemu.binary to "+binary, "QEMU: %s is another program: it calls itself %q", path, line)
 	default:
 		return ok("QEMU: %s, version %s", path, version)
 	}

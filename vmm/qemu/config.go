@@ -24,6 +24,13 @@ var emulators = map[string]struct{ binary, pkg string }{
 	archARM64: {"qemu-system-aarch64", "qemu-system-arm"},
 }
 
+// Emulator returns the QEMU program for an architecture, as Go names it, and the
+// Debian package that has it; false if there is none that we use.
+func Emulator(arch string) (binary, pkg string, ok bool) {
+	e, ok := emulators[arch]
+	return e.binary, e.pkg, ok
+}
+
 // validate checks what needs no look at the host.
 func validate(cfg vmm.Config) error {
 	switch {
