@@ -78,17 +78,11 @@ func shows(t *testing.T, layers []manifest.Layer) []string {
 	var out []string
 	var walk func(dir string, dirs []union.Place)
 	walk = func(dir string, dirs []union.Place) {
-		names := map[string]bool{}
-		for _, d := range dirs {
-			list, err := fs.ReadDir(d.Layer, d.Path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, e := range list {
-				names[e.Name()] = true
-			}
+		names, err := union.Names(dirs)
+		if err != nil {
+			t.Fatal(err)
 		}
-		for name := range names {
+		for _, name := range names {
 			n, err := union.Lookup(dirs, name)
 			if err != nil {
 				continue // a whiteout

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"slices"
 	"strings"
 	"time"
 
@@ -116,7 +115,7 @@ func (c *writer) root(upper, lower []union.Place) error {
 // dir writes what is in a directory of the union of upper; path is empty for the
 // root and ends with a slash for others.
 func (c *writer) dir(path string, upper, lower []union.Place) error {
-	names, err := namesOf(upper)
+	names, err := union.Names(upper)
 	if err != nil {
 		return err
 	}
@@ -215,25 +214,6 @@ func find(dirs []union.Place, name string) (found, error) {
 		}
 	}
 	return f, nil
-}
-
-// namesOf returns the names in merged directories, sorted, each once.
-func namesOf(dirs []union.Place) ([]string, error) {
-	var names []string
-	for _, d := range dirs {
-		list, err := fs.ReadDir(d.Layer, d.Path)
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range list {
-			names = append(names, e.Name())
-		}
-	}
-	if len(dirs) > 1 {
-		slices.Sort(names)
-		names = slices.Compact(names)
-	}
-	return names, nil
 }
 
 // marker writes a whiteout or the mark of an opaque directory.

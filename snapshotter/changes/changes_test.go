@@ -274,7 +274,7 @@ func show(t testing.TB, dirs []union.Place) []string {
 	var out []string
 	var walk func(prefix string, dirs []union.Place)
 	walk = func(prefix string, dirs []union.Place) {
-		names, err := namesOf(dirs)
+		names, err := union.Names(dirs)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/applevm/applevm/snapshotter/ext4"
@@ -147,6 +148,26 @@ func (m *Merged) resolve(ctx context.Context, name string) (Node, error) {
 		}
 	}
 	return stack[len(stack)-1], nil
+}
+
+// Names returns the names in merged directories, sorted, each once. Whiteouts are
+// among them.
+func Names(dirs []Place) ([]string, error) {
+	var names []string
+	for _, d := range dirs {
+		list, err := fs.ReadDir(d.Layer, d.Path)
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range list {
+			names = append(names, e.Name())
+		}
+	}
+	if len(dirs) > 1 {
+		slices.Sort(names)
+		names = slices.Compact(names)
+	}
+	return names, nil
 }
 
 // Lookup finds one name in a merged directory. It returns fs.ErrNotExist if the
