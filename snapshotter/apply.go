@@ -24,12 +24,12 @@ import (
 // errdefs.ErrFailedPrecondition for a snapshot that is not active, that has
 // another layer, or that a container has written to.
 func (s *Snapshotter) AddLayer(ctx context.Context, mounts []mount.Mount, write func(f *os.File) (digest.Digest, error)) error {
-	if !s.Owns(mounts) {
-		return fmt.Errorf("mounts of no snapshot: %w", errdefs.ErrNotFound)
+	id, info, err := s.snapshotOf(ctx, mounts)
+	if err != nil {
+		return err
 	}
-	id, _ := s.idOf(mounts[len(mounts)-1].Source)
 	dir := s.snapshotDir(id)
-	if err := s.appliable(ctx, id); err != nil {
+	if err := s.appliable(dir, info); err != nil {
 		return err
 	}
 	f, err := s.layers.create()
@@ -55,29 +55,17 @@ func (s *Snapshotter) AddLayer(ctx context.Context, mounts []mount.Mount, write 
 	return s.showLayer(ctx, dir, diffID)
 }
 
-// appliable returns an error if no layer can be applied to the snapshot id.
-func (s *Snapshotter) appliable(ctx context.Context, id string) error {
-	ids, err := s.ids(ctx)
-	if err != nil {
-		return err
-	}
-	key, ok := ids[id]
-	if !ok {
-		return fmt.Errorf("snapshot %s: %w", id, errdefs.ErrNotFound)
-	}
-	info, err := s.Stat(ctx, key)
-	if err != nil {
-		return err
-	}
+// appliable returns an error if no layer can be applied to the snapshot in dir.
+func (s *Snapshotter) appliable(dir string, info snapshots.Info) error {
 	if info.Kind != snapshots.KindActive {
-		return fmt.Errorf("snapshot %q is not active: %w", key, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("snapshot %q is not active: %w", info.Name, errdefs.ErrFailedPrecondition)
 	}
-	used, err := writableUsed(filepath.Join(s.snapshotDir(id), writableFile))
+	used, err := writableUsed(filepath.Join(dir, writableFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err == nil && used {
-		err = fmt.Errorf("a container has written to snapshot %q: %w", key, errdefs.ErrFailedPrecondition)
+		err = fmt.Errorf("a container has written to snapshot %q: %w", info.Name, errdefs.ErrFailedPrecondition)
 	}
 	return err
 }

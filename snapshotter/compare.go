@@ -103,19 +103,7 @@ type contents struct {
 
 // contentsOf finds what the snapshot with these mounts shows.
 func (s *Snapshotter) contentsOf(ctx context.Context, mounts []mount.Mount) (contents, error) {
-	if !s.Owns(mounts) {
-		return contents{}, fmt.Errorf("mounts of no snapshot: %w", errdefs.ErrNotFound)
-	}
-	id, _ := s.idOf(mounts[len(mounts)-1].Source)
-	ids, err := s.ids(ctx)
-	if err != nil {
-		return contents{}, err
-	}
-	key, ok := ids[id]
-	if !ok {
-		return contents{}, fmt.Errorf("snapshot %s: %w", id, errdefs.ErrNotFound)
-	}
-	info, err := s.Stat(ctx, key)
+	id, info, err := s.snapshotOf(ctx, mounts)
 	if err != nil {
 		return contents{}, err
 	}

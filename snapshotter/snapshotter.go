@@ -255,6 +255,25 @@ func (s *Snapshotter) idOf(source string) (string, bool) {
 	return id, ok && rest == manifest.FacadeDir && id != ".."
 }
 
+// snapshotOf finds the snapshot that has these mounts. It returns
+// errdefs.ErrNotFound, wrapped, for mounts that Owns does not report.
+func (s *Snapshotter) snapshotOf(ctx context.Context, mounts []mount.Mount) (id string, info snapshots.Info, err error) {
+	if !s.Owns(mounts) {
+		return "", info, fmt.Errorf("mounts of no snapshot: %w", errdefs.ErrNotFound)
+	}
+	id, _ = s.idOf(mounts[len(mounts)-1].Source)
+	ids, err := s.ids(ctx)
+	if err != nil {
+		return "", info, err
+	}
+	key, ok := ids[id]
+	if !ok {
+		return "", info, fmt.Errorf("snapshot %s: %w", id, errdefs.ErrNotFound)
+	}
+	info, err = s.Stat(ctx, key)
+	return id, info, err
+}
+
 // Owns reports whether mounts are those of a snapshot of this snapshotter.
 // Clients look only at the last mount, so that one decides.
 func (s *Snapshotter) Owns(mounts []mount.Mount) bool {
