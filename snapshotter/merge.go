@@ -85,7 +85,7 @@ func writeMerged(ctx context.Context, f *os.File, layers []manifest.Layer) (err 
 	go func() {
 		defer close(written)
 		buf := bufio.NewWriterSize(w, 1<<20)
-		err := changes.Write(ctx, buf, places, nil, changes.Options{})
+		err := changes.Write(ctx, buf, places, nil, changes.Options{Sparse: true})
 		w.CloseWithError(errors.Join(err, buf.Flush()))
 	}()
 	defer func() { // before the images are closed

@@ -1,7 +1,9 @@
 package snapshotter
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -12,6 +14,9 @@ import (
 	"testing"
 
 	"github.com/applevm/applevm/manifest"
+	"github.com/applevm/applevm/snapshotter/ext4"
+	"github.com/applevm/applevm/snapshotter/internal/sparsetar"
+	"github.com/applevm/applevm/snapshotter/internal/sparsetar/sparsetest"
 	"github.com/applevm/applevm/snapshotter/internal/tartest"
 	"github.com/applevm/applevm/snapshotter/union"
 )
@@ -128,6 +133,45 @@ func TestLongChainsAreMerged(t *testing.T) {
 		t.Errorf("a second container has other layers: %+v", again.Layers)
 	}
 	wantFiles(t, s, layersDir, layers+1)
+}
+
+// A file of the largest size, nearly all of it a hole, is merged without making
+// the hole.
+func TestMergeKeepsHoles(t *testing.T) {
+	s := openLimited(t, t.TempDir(), 2)
+	const size = 16<<40 - 8192
+	file := sparsetest.File{
+		Name: "huge", Size: size,
+		Fragments: []sparsetar.Fragment{{Offset: 1 << 43, Length: 4096}}, Data: bytes.Repeat([]byte("x"), 4096),
+	}
+	unpack(t, s, "layer0", "", append(sparsetest.Append(nil, "PAX 1.0", file), sparsetest.End()...))
+	for i, parent := range []string{"layer0", "layer1"} {
+		unpack(t, s, fmt.Sprint("layer", i+1), parent, tartest.Tar(t, tartest.File(fmt.Sprint("f", i), "f")))
+	}
+	m := container(t, s, "c", "layer2")
+	if len(m.Layers) != 2 || m.Layers[0].DiffID != "" {
+		t.Fatalf("layers %+v", m.Layers)
+	}
+	i, err := openImage(m.Layers[0].Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = i.Close() }()
+	f, err := i.Open(path.Join(manifest.LayerRoot, "huge"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := f.Stat()
+	if err != nil || st.Size() != size || st.Sys().(*ext4.Stat).Blocks != 8 {
+		t.Errorf("%+v, %v: want a size of %d bytes in 8 sectors", st.Sys(), err, size)
+	}
+	got := make([]byte, 4097)
+	if _, err := f.(io.ReaderAt).ReadAt(got, 1<<43); err != nil || string(got) != string(file.Data)+"\x00" {
+		t.Errorf("other data, %v", err)
+	}
+	if out, err := exec.Command("e2fsck", "-fn", m.Layers[0].Path).CombinedOutput(); err != nil {
+		t.Errorf("e2fsck: %v: %s", err, out)
+	}
 }
 
 // The merged image lives as long as the image's layers, not as its containers,

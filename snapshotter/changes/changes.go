@@ -28,10 +28,13 @@ type Options struct {
 	// Latest, if not zero, is the latest time that a file may have: later
 	// modification times become this one (SOURCE_DATE_EPOCH).
 	Latest time.Time
-	// MaxBytes bounds the contents of all files, holes included, for a tar has them
-	// as zeros; 0 is the bound of a layer that is unpacked. A larger one is refused
-	// before it is read.
+	// MaxBytes bounds the contents of all files as the tar has them; 0 is the bound
+	// of a layer that is unpacked. A larger one is refused before it is read.
 	MaxBytes int64
+	// Sparse leaves the holes of files out of the tar (package sparsetar). It is not
+	// for layers of images, in which sparse files should not be used (image-spec,
+	// layer.md, "File Types"): there a hole is written as zeros.
+	Sparse bool
 }
 
 // Write writes to w, as a tar with its end marker, how the union of upper
@@ -48,7 +51,7 @@ func Write(ctx context.Context, w io.Writer, upper, lower []union.Place, opts Op
 	if opts.MaxBytes == 0 {
 		opts.MaxBytes = ext4.DefaultMaxBytes
 	}
-	c := &writer{ctx: ctx, tar: tar.NewWriter(w), opts: opts, links: map[inode]string{}, buf: make([]byte, copySize)}
+	c := &writer{ctx: ctx, out: w, tar: tar.NewWriter(w), opts: opts, links: map[inode]string{}, buf: make([]byte, copySize)}
 	if err := c.root(upper, lower); err != nil {
 		return err
 	}
@@ -61,7 +64,8 @@ const copySize = 1 << 20
 // writer is the state of one Write.
 type writer struct {
 	ctx  context.Context
-	tar  *tar.Writer
+	out  io.Writer
+	tar  *tar.Writer // to out
 	opts Options
 	// links are the paths at which files with several names came first.
 	links map[inode]string

@@ -60,11 +60,6 @@ func (c *writer) entry(path string, p union.Place) error {
 	switch t := info.Mode().Type(); t {
 	case 0:
 		h.Typeflag, h.Size = tar.TypeReg, st.Size
-		if h.Size > c.opts.MaxBytes-c.total {
-			return fmt.Errorf("with %q, of %d bytes, the layer is larger than %d bytes, holes of sparse files included: remove or shrink the file: %w",
-				path, h.Size, c.opts.MaxBytes, errdefs.ErrResourceExhausted)
-		}
-		c.total += h.Size
 	case fs.ModeDir:
 		h.Typeflag = tar.TypeDir
 	case fs.ModeSymlink:
@@ -93,13 +88,31 @@ func (c *writer) entry(path string, p union.Place) error {
 		}
 		h.PAXRecords[paxXattr+name] = string(value)
 	}
+	if h.Typeflag != tar.TypeReg || h.Size == 0 {
+		return c.header(h)
+	}
+	if c.opts.Sparse {
+		if done, err := c.sparse(h, p); done || err != nil {
+			return err
+		}
+	}
+	if err := c.charge(path, h.Size); err != nil {
+		return err
+	}
 	if err := c.header(h); err != nil {
 		return err
 	}
-	if h.Typeflag != tar.TypeReg || h.Size == 0 {
-		return nil
-	}
 	return c.contents(path, p)
+}
+
+// charge counts what a file will have in the tar, before it is read.
+func (c *writer) charge(path string, n int64) error {
+	if n > c.opts.MaxBytes-c.total {
+		return fmt.Errorf("with %q the layer has more than %d bytes, holes of sparse files included: remove or shrink the file: %w",
+			path, c.opts.MaxBytes, errdefs.ErrResourceExhausted)
+	}
+	c.total += n
+	return nil
 }
 
 // meta is the part of a header that all files have.

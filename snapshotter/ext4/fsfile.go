@@ -112,6 +112,39 @@ type openRegular struct {
 	*io.SectionReader
 }
 
+// Data finds the next bytes, from off on, that are not in a hole: those from start
+// to before end. It returns io.EOF if none follow. (lseek(2), SEEK_DATA and
+// SEEK_HOLE.)
+func (o *openRegular) Data(off int64) (start, end int64, err error) {
+	size := o.Size() // of what is read
+	if off < 0 {
+		return 0, 0, &fs.PathError{Op: "seek", Path: o.name, Err: fs.ErrInvalid}
+	}
+	block := o.fs.block
+	start = -1
+	for at := off; at < size; {
+		r, err := o.fs.mapBlock(o.node, uint64(at/block))
+		if err != nil {
+			return 0, 0, pathError("seek", o.name, err)
+		}
+		if r.physical == 0 && start >= 0 {
+			return start, at, nil
+		}
+		if r.physical != 0 && start < 0 {
+			start = at
+		}
+		// No run is longer than a file can have blocks, but one may reach beyond it.
+		if r.count > uint64((size-at)/block) {
+			break
+		}
+		at = (at/block + int64(r.count)) * block
+	}
+	if start < 0 {
+		return 0, 0, io.EOF
+	}
+	return start, size, nil
+}
+
 // fileReader reads a file's contents.
 type fileReader struct {
 	fs   *FS

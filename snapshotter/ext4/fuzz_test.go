@@ -36,6 +36,9 @@ func walkAll(fsys *FS) {
 		_, _ = fsys.Xattrs(path)
 		if f, err := fsys.Open(path); err == nil {
 			_, _ = io.CopyN(io.Discard, f, fuzzReadLimit)
+			if r, ok := f.(*openRegular); ok {
+				_, _ = observeData(r.Data)
+			}
 			_ = f.Close()
 		}
 		return nil

@@ -1,7 +1,9 @@
 package ext4
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -61,6 +63,10 @@ func observeKernel(t testing.TB, dir string) map[string]observed {
 				return err
 			}
 			defer f.Close()
+			// First: what has been read of an unwritten extent counts as data.
+			if o.Data, err = observeData(func(off int64) (int64, int64, error) { return kernelData(f, off) }); err != nil {
+				return fmt.Errorf("%s: %w", path, err)
+			}
 			if o.Sum, err = sum(f); err != nil {
 				return err
 			}
@@ -121,4 +127,20 @@ func observeBoth(t testing.TB, image string) map[string]observed {
 	unmount(t, dir)
 	diffObserved(t, "reader", observeReader(t, openImage(t, image), DefaultRoot), "kernel", kernel)
 	return kernel
+}
+
+// kernelData is openRegular.Data by the kernel.
+func kernelData(f *os.File, off int64) (start, end int64, err error) {
+	start, err = unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return 0, 0, io.EOF
+	}
+	if err != nil {
+		return 0, 0, os.NewSyscallError("lseek", err)
+	}
+	end, err = unix.Seek(int(f.Fd()), start, unix.SEEK_HOLE)
+	if err == nil {
+		_, err = unix.Seek(int(f.Fd()), 0, io.SeekStart)
+	}
+	return start, end, os.NewSyscallError("lseek", err)
 }

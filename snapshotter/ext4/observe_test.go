@@ -2,6 +2,7 @@ package ext4
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -26,6 +27,7 @@ type observed struct {
 	Major, Minor uint32
 	Target       string
 	Sum          string
+	Data         [][2]int64 // where no hole is, at most maxObservedData
 	Xattrs       map[string]string
 	Ino          uint32
 }
@@ -59,6 +61,27 @@ func sum(r io.Reader) (string, error) {
 func sumString(s string) string {
 	out, _ := sum(strings.NewReader(s))
 	return out
+}
+
+const maxObservedData = 1000
+
+// observeData lists what next finds: where data is from an offset on, io.EOF at last.
+func observeData(next func(off int64) (start, end int64, err error)) (list [][2]int64, err error) {
+	for off := int64(0); len(list) < maxObservedData; {
+		start, end, err := next(off)
+		if errors.Is(err, io.EOF) {
+			return list, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		if start < off || end <= start {
+			return nil, fmt.Errorf("data from %d to %d, looked for from %d on", start, end, off)
+		}
+		list = append(list, [2]int64{start, end})
+		off = end
+	}
+	return list, nil
 }
 
 var typeLetters = map[uint32]string{modeRegular: "f", modeDir: "d", modeSymlink: "l", modeChar: "c", modeBlock: "b", modeFIFO: "p", modeSocket: "s"}
@@ -108,6 +131,10 @@ func observeReader(t testing.TB, fsys *FS, dir string) map[string]observed {
 			f, err := fsys.Open(path)
 			if err != nil {
 				return err
+			}
+			o.Data, err = observeData(f.(*openRegular).Data)
+			if err != nil {
+				return fmt.Errorf("%s: %w", path, err)
 			}
 			o.Sum, err = sum(f)
 			if cerr := f.Close(); err == nil {
@@ -161,6 +188,8 @@ func diffObserved(t testing.TB, gotName string, got map[string]observed, wantNam
 			complain("%s lacks %q", gotName, path)
 		} else if a, b := g.String(), want[path].String(); a != b {
 			complain("%q:\n%s: %s\n%s: %s", path, gotName, a, wantName, b)
+		} else if a, b := g.Data, want[path].Data; !slices.Equal(a, b) {
+			complain("%q: %s has data at %v, %s at %v", path, gotName, a, wantName, b)
 		}
 	}
 	for path := range got {
