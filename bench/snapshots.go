@@ -123,7 +123,7 @@ func addDebian(ctx context.Context, sn *snapshotter.Snapshotter) error {
 			return "", err
 		}
 		defer ra.Close()
-		res, err := differ.Convert(ctx, mediaType(blob), content.NewReader(ra), f)
+		res, err := differ.Convert(ctx, mediaType(blob), content.NewReader(ra), f, differ.ConvertOptions{DiffIDKnown: true})
 		return res.DiffID, err
 	})
 	if err != nil {

@@ -111,7 +111,7 @@ func convert(ctx context.Context, blob, out string) (digest.Digest, error) {
 		return "", err
 	}
 	defer f.Close()
-	res, err := differ.Convert(ctx, mediaType(blob), content.NewReader(ra), f)
+	res, err := differ.Convert(ctx, mediaType(blob), content.NewReader(ra), f, differ.ConvertOptions{DiffIDKnown: true})
 	if err != nil {
 		return "", err
 	}

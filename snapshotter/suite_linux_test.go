@@ -132,7 +132,7 @@ func (g *guestView) Commit(ctx context.Context, name, key string, opts ...snapsh
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(archive.WriteDiff(ctx, w, d.before, d.now)) }()
 	err = g.AddLayer(ctx, mounts, func(f *os.File) (digest.Digest, error) {
-		res, err := differ.Convert(ctx, ocispec.MediaTypeImageLayer, r, f)
+		res, err := differ.Convert(ctx, ocispec.MediaTypeImageLayer, r, f, differ.ConvertOptions{})
 		return res.DiffID, err
 	})
 	if err != nil {

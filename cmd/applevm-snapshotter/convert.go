@@ -62,7 +62,7 @@ func convertTo(ctx context.Context, layer io.Reader, out string) (_ differ.Resul
 	in := interruptible(ctx, layer)
 	defer in.Close()
 	// The media type does not matter: the compression is found by content.
-	res, err := differ.Convert(ctx, ocispec.MediaTypeImageLayer, in, f)
+	res, err := differ.Convert(ctx, ocispec.MediaTypeImageLayer, in, f, differ.ConvertOptions{})
 	if errors.Is(err, io.ErrUnexpectedEOF) && !errdefs.IsInvalidArgument(err) {
 		// The decompressor says no more; the reader of the tar does.
 		err = fmt.Errorf("the layer is truncated: %w", err)

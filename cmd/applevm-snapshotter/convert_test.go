@@ -113,6 +113,8 @@ func TestConvertRefuses(t *testing.T) {
 	gz, zst := compressGzip(t, plain), compressZstd(t, plain)
 	damaged := bytes.Clone(gz)
 	damaged[len(damaged)-5] ^= 1
+	damagedZst := bytes.Clone(zst)
+	damagedZst[len(damagedZst)-1] ^= 1 // the checksum is the last thing in a frame
 	tests := []struct {
 		name string
 		blob []byte
@@ -125,6 +127,7 @@ func TestConvertRefuses(t *testing.T) {
 		{"header.tar.gz", gz[:5], "truncated"},
 		{"cut.tar.zst", zst[:len(zst)/2], "truncated"},
 		{"damaged.tar.gz", damaged, "checksum"},
+		{"damaged.tar.zst", damagedZst, "CRC"},
 		{"trailing.tar.gz", append(bytes.Clone(gz), "rubbish"...), ""},
 		{"line\nend.tar", makeTar(t, file("../x", "")), `line\nend.tar`},
 	}

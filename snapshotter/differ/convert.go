@@ -46,6 +46,15 @@ type Result struct {
 	Stats ext4.Stats
 }
 
+// ConvertOptions say how a layer is read.
+type ConvertOptions struct {
+	// DiffIDKnown says that the caller compares the diffID with the one that the
+	// layer must have, as containerd does with what its image's configuration names.
+	// The checksum that a zstd frame may end with (xxHash, RFC 8878 section 3.1.1) is
+	// then not computed: SHA-256 says the same of the same bytes.
+	DiffIDKnown bool
+}
+
 // Convert writes the layer that blob streams, a tar of the given OCI or Docker
 // media type, to the empty file f as an ext4 image, in one pass. Memory does
 // not grow with the size of the files in the layer. The whole of blob is read,
@@ -54,12 +63,12 @@ type Result struct {
 // It returns errdefs.ErrInvalidArgument, wrapped, for a media type that is no
 // layer's, and describes what is wrong with a corrupt layer. The content of f
 // is then undefined.
-func Convert(ctx context.Context, mediaType string, blob io.Reader, f *os.File) (Result, error) {
+func Convert(ctx context.Context, mediaType string, blob io.Reader, f *os.File, opts ConvertOptions) (Result, error) {
 	if !isLayer(ctx, mediaType) {
 		return Result{}, fmt.Errorf("media type %q is not that of a plain, gzip or zstd layer: %w", mediaType, errdefs.ErrInvalidArgument)
 	}
 	in := &countingReader{r: blob}
-	plain, err := decompress(bufio.NewReaderSize(in, readSize))
+	plain, err := decompress(bufio.NewReaderSize(in, readSize), opts)
 	if err != nil {
 		return Result{}, err
 	}
@@ -105,7 +114,7 @@ var (
 // decompress returns the plain content of blob. The compression is found by
 // the first bytes and not by the media type, which is often wrong: builders
 // label uncompressed layers as gzip.
-func decompress(blob *bufio.Reader) (io.ReadCloser, error) {
+func decompress(blob *bufio.Reader, opts ConvertOptions) (io.ReadCloser, error) {
 	head, err := blob.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
@@ -116,7 +125,8 @@ func decompress(blob *bufio.Reader) (io.ReadCloser, error) {
 	case bytes.Equal(head, zstdMagic) || isSkippable(head):
 		// One goroutine: layers in parallel make better use of the
 		// processors than pieces of one layer.
-		d, err := zstd.NewReader(blob, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+		d, err := zstd.NewReader(blob, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow),
+			zstd.IgnoreChecksum(opts.DiffIDKnown))
 		if err != nil {
 			return nil, err
 		}

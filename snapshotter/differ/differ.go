@@ -115,7 +115,7 @@ func (d *Differ) convert(ctx context.Context, desc ocispec.Descriptor, f *os.Fil
 	if progress != nil {
 		blob = &progressReader{r: blob, report: progress}
 	}
-	res, err := Convert(ctx, desc.MediaType, blob, f)
+	res, err := Convert(ctx, desc.MediaType, blob, f, ConvertOptions{DiffIDKnown: true})
 	if err != nil {
 		return Result{}, err
 	}

@@ -316,7 +316,7 @@ func TestConvertEndsWithItsContext(t *testing.T) {
 	}
 	defer f.Close()
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err = Convert(ctx, ocispec.MediaTypeImageLayer, &endless{tar: bytes.NewReader(layer(t)), cancel: cancel}, f)
+	_, err = Convert(ctx, ocispec.MediaTypeImageLayer, &endless{tar: bytes.NewReader(layer(t)), cancel: cancel}, f, ConvertOptions{})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("Convert = %v, want context.Canceled", err)
 	}
@@ -331,7 +331,7 @@ func TestConvertIsDeterministic(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = Convert(t.Context(), ocispec.MediaTypeImageLayerGzip, bytes.NewReader(blob), f)
+		_, err = Convert(t.Context(), ocispec.MediaTypeImageLayerGzip, bytes.NewReader(blob), f, ConvertOptions{})
 		if cerr := f.Close(); err == nil {
 			err = cerr
 		}
@@ -363,7 +363,7 @@ func FuzzConvert(f *testing.F) {
 			t.Fatal(err)
 		}
 		defer out.Close()
-		if res, err := Convert(t.Context(), ocispec.MediaTypeImageLayer, bytes.NewReader(blob), out); err == nil && res.DiffID == "" {
+		if res, err := Convert(t.Context(), ocispec.MediaTypeImageLayer, bytes.NewReader(blob), out, ConvertOptions{}); err == nil && res.DiffID == "" {
 			t.Error("no error and no diffID")
 		}
 	})
