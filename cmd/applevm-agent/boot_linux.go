@@ -82,7 +82,11 @@ func mountSystem() error {
 			return fmt.Errorf("%s on %s: %w", m.fsType, m.dir, err)
 		}
 	}
-	return nil
+	// libcontainer fills a container's tmpfs there (the option tmpcopyup).
+	if err := os.MkdirAll("/tmp", 0o777); err != nil {
+		return err
+	}
+	return os.Chmod("/tmp", 0o777|os.ModeSticky)
 }
 
 // enableControllers lets containers' cgroups use all that the kernel has.

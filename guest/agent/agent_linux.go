@@ -51,8 +51,10 @@ type Agent struct {
 // children of the calling process if it is PID 1 of its PID namespace. A process
 // has one Agent at a time; Close ends it.
 func New(opts Options) (*Agent, error) {
+	// Not listable, but to be passed through by the root of a user namespace, who
+	// is nobody in particular here.
 	for _, d := range []string{diskDir, lowerDir, containerDir, runcDir} {
-		if err := os.MkdirAll(filepath.Join(opts.Dir, d), 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Join(opts.Dir, d), 0o711); err != nil {
 			return nil, err
 		}
 	}

@@ -33,6 +33,10 @@ type container struct {
 	// sharedPID is true if the container has no PID namespace of its own, so
 	// that its processes do not end with the first one.
 	sharedPID bool
+	// privileged containers are not confined (see privileged).
+	privileged bool
+	// ids is the mapping of its user namespace, if it has one.
+	ids *idmap
 
 	mu        sync.Mutex
 	execs     map[string]*process
@@ -122,13 +126,17 @@ func (a *Agent) create(ctx context.Context, req *taskpb.CreateTaskRequest) (_ *c
 
 // prepare mounts the root file system and completes the spec from what is in it.
 func (c *container) prepare(ctx context.Context, spec *specs.Spec, opts *guestv1.ContainerOptions) (*configs.Config, error) {
-	fs, err := mountRootfs(ctx, c.agent.disks, opts.GetRootfs(), c.lowers, filepath.Join(c.dir, "rootfs"))
+	var err error
+	if c.ids, err = userMapping(spec); err != nil {
+		return nil, err
+	}
+	fs, err := mountRootfs(ctx, c.agent.disks, opts.GetRootfs(), c.lowers, filepath.Join(c.dir, "rootfs"), c.ids, c.agent.reaper.starting)
 	if err != nil {
 		return nil, err
 	}
 	c.rootfs = fs
 	spec.Root.Path = fs.path
-	if err := addFiles(spec, opts.GetFiles(), filepath.Join(c.dir, "files")); err != nil {
+	if err := addFiles(spec, opts.GetFiles(), filepath.Join(c.dir, "files"), c.ids); err != nil {
 		return nil, err
 	}
 	if err := resolveUser(&spec.Process.User, fs.path); err != nil {
@@ -137,10 +145,24 @@ func (c *container) prepare(ctx context.Context, spec *specs.Spec, opts *guestv1
 	if err := checkArch(fs.path, spec.Process, hostArch); err != nil {
 		return nil, err
 	}
+	if err := completeDevices(spec); err != nil {
+		return nil, err
+	}
+	if privileged(spec) {
+		c.privileged = true
+		completeCapabilities(spec.Process)
+	}
+	if err := setMachineNames(spec); err != nil {
+		return nil, err
+	}
+	if err := setSysctls(sysctlRoot, machineSysctls(spec)); err != nil {
+		return nil, err
+	}
 	config, err := libcontainerConfig(spec, c.id)
 	if err != nil {
 		return nil, invalid("%w", err)
 	}
+	config.ExecCPUAffinity = machineCPUs(config.ExecCPUAffinity)
 	return config, nil
 }
 
@@ -169,6 +191,9 @@ func (c *container) addExec(req *taskpb.ExecProcessRequest) error {
 	}
 	for _, w := range warnings {
 		logrus.Warnf("container %s, process %s: %s", c.id, req.GetExecId(), w)
+	}
+	if c.privileged {
+		completeCapabilities(spec)
 	}
 	spec.Terminal = req.GetTerminal()
 	names := stdioNames{req.GetTerminal(), req.GetStdin(), req.GetStdout(), req.GetStderr()}

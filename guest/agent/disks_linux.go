@@ -87,7 +87,7 @@ func (d *disks) acquire(ctx context.Context, serial, fsType string, writable boo
 		return "", err
 	}
 	path := filepath.Join(d.dir, serial)
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+	if err := os.Mkdir(path, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
 	}
 	// noinit_itable: zeroing the inode tables in the background would only

@@ -16,8 +16,9 @@ import (
 const maxFiles = 256
 
 // addFiles writes files into the directory dir, which it makes, and adds the
-// mounts to s that bring them to their paths.
-func addFiles(s *specs.Spec, files []*guestv1.File, dir string) error {
+// mounts to s that bring them to their paths. Files of root's are the
+// container's root's.
+func addFiles(s *specs.Spec, files []*guestv1.File, dir string, ids *idmap) error {
 	if len(files) > maxFiles {
 		return invalid("%d files, more than %d", len(files), maxFiles)
 	}
@@ -35,7 +36,7 @@ func addFiles(s *specs.Spec, files []*guestv1.File, dir string) error {
 			return invalid("file %s is %d bytes long, more than %d", f.GetPath(), len(f.GetContent()), api.MaxFile)
 		}
 		p := filepath.Join(dir, fmt.Sprint(i))
-		if err := writeFile(p, f); err != nil {
+		if err := writeFile(p, f, ids); err != nil {
 			return err
 		}
 		options := []string{"rbind", "rprivate"}
@@ -47,11 +48,12 @@ func addFiles(s *specs.Spec, files []*guestv1.File, dir string) error {
 	return nil
 }
 
-func writeFile(p string, f *guestv1.File) error {
+func writeFile(p string, f *guestv1.File, ids *idmap) error {
 	if err := os.WriteFile(p, f.GetContent(), 0o600); err != nil {
 		return err
 	}
-	if err := os.Chown(p, int(f.GetUid()), int(f.GetGid())); err != nil {
+	uid, gid := ids.of(f.GetUid(), f.GetGid())
+	if err := os.Chown(p, uid, gid); err != nil {
 		return err
 	}
 	return os.Chmod(p, os.FileMode(f.GetMode()&0o777))

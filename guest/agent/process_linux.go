@@ -56,7 +56,7 @@ func (p *process) launch(lc *libcontainer.Container, s *stdio, first bool) error
 		return err
 	}
 	proc.Init = first
-	if err := s.attach(proc); err != nil {
+	if err := s.attach(proc, p.container.ids); err != nil {
 		s.abort()
 		return err
 	}

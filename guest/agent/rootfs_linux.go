@@ -30,12 +30,15 @@ type rootfs struct {
 	lowers  string   // directory of links, if made
 	mounted bool     // path is an overlay
 	changes string   // the mount point of the disk that takes changes, if any
+	mapped  *mapped  // the trees' mounts in a user namespace, if any
 }
 
 // mountRootfs mounts what r asks for. Links to the lower trees go to lowers and
 // an overlay goes to target; neither exists yet. The result's path may be
-// elsewhere: a single read-only tree is used where it is.
-func mountRootfs(ctx context.Context, d *disks, r *guestv1.Rootfs, lowers, target string) (_ *rootfs, err error) {
+// elsewhere: a single read-only tree is used where it is. With ids, the files
+// belong to the container's IDs; starting is called around the start of a process
+// that this takes (see reaper).
+func mountRootfs(ctx context.Context, d *disks, r *guestv1.Rootfs, lowers, target string, ids *idmap, starting func() func()) (_ *rootfs, err error) {
 	if len(r.GetLower()) > maxLayers {
 		return nil, invalid("the root file system has %d layers, more than %d", len(r.GetLower()), maxLayers)
 	}
@@ -76,6 +79,23 @@ func mountRootfs(ctx context.Context, d *disks, r *guestv1.Rootfs, lowers, targe
 		}
 		if work, err = subdir(p, workDir, ""); err != nil {
 			return nil, err
+		}
+	}
+	if ids != nil {
+		fs.mapped = &mapped{ids: ids, dir: target + "-mapped"}
+		var paths []*string
+		for i := range trees {
+			paths = append(paths, &trees[i])
+		}
+		changes := fs.changes
+		if changes != "" {
+			paths = append(paths, &changes)
+		}
+		if err := fs.mapped.bind(starting, paths...); err != nil {
+			return nil, err
+		}
+		if changes != "" {
+			upper, work = filepath.Join(changes, api.UpperDir), filepath.Join(changes, workDir)
 		}
 	}
 	switch {
@@ -198,6 +218,9 @@ func (r *rootfs) unmount() error {
 		}
 		r.mounted = false
 		_ = os.Remove(r.path)
+	}
+	if err := r.mapped.unmount(); err != nil {
+		return err
 	}
 	if r.lowers != "" {
 		if err := os.RemoveAll(r.lowers); err != nil {

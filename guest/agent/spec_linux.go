@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runc/libcontainer/specconv"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/applevm/applevm/guest/api"
@@ -53,6 +56,10 @@ func parseSpec(b []byte, id string) (s *specs.Spec, warnings []string, err error
 	}
 	if s.Linux.Seccomp != nil && s.Linux.Seccomp.ListenerPath != "" {
 		return nil, nil, invalid("seccomp: the listener %q is on the host", s.Linux.Seccomp.ListenerPath)
+	}
+	if !slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.MountNamespace }) {
+		// The container's mounts must not become the agent's.
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.MountNamespace})
 	}
 	// Hooks are the host's: they name programs of the host.
 	s.Hooks = nil
@@ -170,8 +177,50 @@ func libcontainerProcess(p *specs.Process) (*libcontainer.Process, error) {
 	if err != nil {
 		return nil, invalid("%w", err)
 	}
-	lp.CPUAffinity = affinity
+	lp.CPUAffinity = machineCPUs(affinity)
 	return lp, nil
+}
+
+// machineCPUs drops the CPUs of an affinity of which the machine has none: they
+// are the host's.
+func machineCPUs(a *configs.CPUAffinity) *configs.CPUAffinity {
+	var have unix.CPUSet
+	if a == nil || unix.SchedGetaffinity(0, &have) != nil {
+		return a
+	}
+	some := func(asked *unix.CPUSet) *unix.CPUSet {
+		if asked == nil {
+			return nil
+		}
+		for i := range asked {
+			if asked[i]&have[i] != 0 {
+				return asked
+			}
+		}
+		logrus.Warn("the CPU affinity of a process is dropped: the machine has none of its CPUs")
+		return nil
+	}
+	return &configs.CPUAffinity{Initial: some(a.Initial), Final: some(a.Final)}
+}
+
+// setMachineNames gives the machine the names of a container without a UTS
+// namespace of its own: it sees the machine's.
+func setMachineNames(s *specs.Spec) error {
+	if slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UTSNamespace }) {
+		return nil
+	}
+	if s.Hostname != "" {
+		if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
+			return invalid("set the machine's host name to %q: %w", s.Hostname, err)
+		}
+	}
+	if s.Domainname != "" {
+		if err := unix.Setdomainname([]byte(s.Domainname)); err != nil {
+			return invalid("set the machine's domain name to %q: %w", s.Domainname, err)
+		}
+	}
+	s.Hostname, s.Domainname = "", ""
+	return nil
 }
 
 // validID tells whether id may be a container's or an exec's name: it becomes a

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -166,4 +168,89 @@ func FuzzParseSpec(f *testing.F) {
 		s.Root.Path = "/"
 		_, _ = libcontainerConfig(s, "id")
 	})
+}
+
+func TestMachineSysctls(t *testing.T) {
+	s := &specs.Spec{Linux: &specs.Linux{
+		Namespaces: []specs.LinuxNamespace{{Type: specs.IPCNamespace}, {Type: specs.NetworkNamespace}},
+		Sysctl: map[string]string{
+			"kernel.shmmax": "1", "fs.mqueue.msg_max": "1", "net/ipv4/conf/eth0.1/forwarding": "1", // the container's
+			"kernel.domainname": "m", "user.max_mnt_namespaces": "m", "vm.swappiness": "m", "fs.file-max": "m",
+		},
+	}}
+	m := machineSysctls(s)
+	if len(m) != 4 || len(s.Linux.Sysctl) != 3 {
+		t.Fatalf("the machine's %v, the container's %v", m, s.Linux.Sysctl)
+	}
+	for key, value := range m {
+		if value != "m" {
+			t.Errorf("%s is the container's", key)
+		}
+	}
+}
+
+func TestSetSysctls(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "proc/sys")
+	for _, f := range []string{"proc/sys/vm/swappiness", "proc/sys/net/conf/eth0.1/x", "outside"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, f)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, f), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct{ key, file, err string }{
+		{key: "vm.swappiness", file: "vm/swappiness"},
+		{key: "vm/swappiness", file: "vm/swappiness"},
+		{key: "net.conf.eth0/1.x", file: "net/conf/eth0.1/x"},
+		{key: "net/conf/eth0.1/x", file: "net/conf/eth0.1/x"},
+		{key: "vm.none", err: "the machine's kernel has no such parameter"},
+		{key: "vm", err: "is a directory"},
+		{key: "", err: "no name"}, {key: "vm..x", err: "no name"}, {key: "../../outside", err: "no name"}, {key: "vm/../../../outside", err: "no name"},
+		{key: "vm.\x00", err: "no name"},
+	} {
+		value := tc.key + "'s"
+		err := setSysctls(dir, map[string]string{tc.key: value})
+		if tc.err != "" {
+			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), tc.err) {
+				t.Errorf("%q: error %v, want %q in it", tc.key, err, tc.err)
+			}
+			continue
+		}
+		if got, _ := os.ReadFile(filepath.Join(dir, tc.file)); err != nil || string(got) != value {
+			t.Errorf("%q: %v; the file holds %q", tc.key, err, got)
+		}
+	}
+	if b, _ := os.ReadFile(filepath.Join(root, "outside")); len(b) > 0 {
+		t.Errorf("a file outside was written: %q", b)
+	}
+}
+
+func TestMappingOfDisks(t *testing.T) {
+	l := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 1000}, {ContainerID: maxID, HostID: 7, Size: 1}}
+	got := forDisk(l)
+	if len(got) != 3 || got[2].HostID != 0 || got[2].ContainerID != maxID-1 || got[2].Size != 1 {
+		t.Errorf("%+v", got)
+	}
+	if got := forDisk([]specs.LinuxIDMapping{{Size: maxID}}); len(got) != 1 {
+		t.Errorf("root is mapped twice: %+v", got)
+	}
+	m := &idmap{uids: l, gids: l[:1]}
+	for _, tc := range []struct {
+		uid, gid uint32
+		u, g     int
+	}{{0, 999, 100000, 100999}, {maxID, maxID, 7, maxID}, {1000, 1000, 1000, 1000}} {
+		if u, g := m.of(tc.uid, tc.gid); u != tc.u || g != tc.g {
+			t.Errorf("%d:%d is %d:%d", tc.uid, tc.gid, u, g)
+		}
+	}
+	for name, s := range map[string]*specs.Linux{
+		"no mapping":           {Namespaces: []specs.LinuxNamespace{{Type: specs.UserNamespace}}},
+		"no mapping of groups": {Namespaces: []specs.LinuxNamespace{{Type: specs.UserNamespace}}, UIDMappings: l},
+	} {
+		if _, err := userMapping(&specs.Spec{Linux: s}); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

@@ -94,8 +94,9 @@ func openStdio(ctx context.Context, dial func(context.Context) (net.Conn, error)
 	return s, nil
 }
 
-// attach makes the pipes or the console socket of a process that is about to start.
-func (s *stdio) attach(p *libcontainer.Process) error {
+// attach makes the pipes or the console socket of a process that is about to
+// start, in a user namespace if ids is not nil: its root must own the pipes.
+func (s *stdio) attach(p *libcontainer.Process, ids *idmap) error {
 	if s.terminal {
 		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
@@ -109,6 +110,12 @@ func (s *stdio) attach(p *libcontainer.Process) error {
 	pipe := func() (r, w *os.File, err error) {
 		if r, w, err = os.Pipe(); err != nil {
 			return nil, nil, err
+		}
+		if ids != nil {
+			uid, gid := ids.of(0, 0)
+			if err := r.Chown(uid, gid); err != nil { // both ends are one inode
+				return nil, nil, errors.Join(err, r.Close(), w.Close())
+			}
 		}
 		return r, w, nil
 	}

@@ -15,8 +15,10 @@ import (
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
 )
 
-// guestMounts are the file systems that the guest's kernel makes itself.
-var guestMounts = []string{"proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"}
+// guestMounts are the file systems that the guest's kernel makes itself, without
+// a device. It may have been built without some of them.
+var guestMounts = []string{"proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "cgroup", "cgroup2", "devtmpfs",
+	"hugetlbfs", "bpf", "tracefs", "debugfs", "securityfs", "configfs", "fusectl", "binfmt_misc"}
 
 // copied are the files that clients make for each container. The container gets
 // a copy of each, one that it may write to if the mount says so; what it writes
@@ -25,7 +27,7 @@ var copied = []string{"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
 
 // mounts divides the spec's mounts into those that the guest makes and files
 // that are copied. Host directories cannot be shared yet.
-func mounts(list []specs.Mount, stat func(string) (fs.FileInfo, error)) ([]specs.Mount, []File, error) {
+func mounts(list []specs.Mount, in Input) ([]specs.Mount, []File, error) {
 	var guest []specs.Mount
 	var files []File
 	for _, m := range list {
@@ -39,7 +41,11 @@ func mounts(list []specs.Mount, stat func(string) (fs.FileInfo, error)) ([]specs
 		bind := m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 		switch {
 		case bind:
-			f, err := bindFile(m, dest, stat)
+			if own, ok := sharedMemory(m, dest, in.Tmpfs); ok {
+				guest = append(guest, own)
+				continue
+			}
+			f, err := bindFile(m, dest, in.Stat)
 			if err != nil {
 				return nil, nil, err
 			}

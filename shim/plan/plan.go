@@ -32,6 +32,9 @@ type Input struct {
 	Host Host
 	// Stat looks at a file of the host, following symbolic links (os.Stat).
 	Stat func(name string) (fs.FileInfo, error)
+	// Tmpfs tells whether a directory of the host is a tmpfs, and its size in
+	// bytes (Tmpfs).
+	Tmpfs func(dir string) (int64, bool)
 }
 
 // Boot names what a machine boots.
@@ -46,6 +49,8 @@ type Host struct {
 	DefaultCPUs int
 	// Memory is the host's whole memory in bytes; 0 if it is not known.
 	Memory int64
+	// Name is the host's name, for a container that asks for it.
+	Name string
 }
 
 // Plan is what is to be done for one container.
@@ -117,12 +122,12 @@ func New(in Input) (*Plan, error) {
 	if p.Hooks, err = hostHooks(spec.Hooks); err != nil {
 		return nil, err
 	}
-	mounts, files, err := mounts(spec.Mounts, in.Stat)
+	mounts, files, err := mounts(spec.Mounts, in)
 	if err != nil {
 		return nil, err
 	}
 	p.Files = files
-	guest, warnings, err := guestSpec(spec, in.ID, mounts)
+	guest, warnings, err := guestSpec(spec, in, mounts, p.Machine.CPUs)
 	if err != nil {
 		return nil, err
 	}

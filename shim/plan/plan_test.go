@@ -51,6 +51,7 @@ func input(t testing.TB, change func(*specs.Spec)) Input {
 		Boot:    Boot{Kernel: "/host/kernel", Initrd: "/host/initramfs", Cmdline: []string{"quiet"}},
 		Host:    Host{DefaultCPUs: 1, Memory: 8 << 30},
 		Stat:    os.Stat,
+		Tmpfs:   func(string) (int64, bool) { return 0, false },
 	}
 }
 
@@ -316,14 +317,16 @@ func TestHostnameDefaultsToTheID(t *testing.T) {
 	}{
 		{"given", "box", "box", true},
 		{"not given", "", "web", true},
-		{"no namespace for it", "", "", false},
+		{"no namespace for it", "", "the-host", false},
 	} {
-		p, err := New(input(t, func(s *specs.Spec) {
+		in := input(t, func(s *specs.Spec) {
 			s.Hostname = tc.set
 			if tc.uts {
 				s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UTSNamespace})
 			}
-		}))
+		})
+		in.Host.Name = "the-host"
+		p, err := New(in)
 		if err != nil {
 			t.Fatal(err)
 		}

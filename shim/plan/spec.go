@@ -53,7 +53,7 @@ func hostHooks(h *specs.Hooks) (specs.Hooks, error) {
 
 // guestSpec returns the spec that goes into the guest: free of the host's paths
 // and of what only has a meaning on the host.
-func guestSpec(s *specs.Spec, id string, mounts []specs.Mount) ([]byte, []string, error) {
+func guestSpec(s *specs.Spec, in Input, mounts []specs.Mount, cpus int) ([]byte, []string, error) {
 	g := specs.Spec{
 		Version:    s.Version,
 		Root:       &specs.Root{Readonly: s.Root != nil && s.Root.Readonly}, // the guest sets the path
@@ -61,10 +61,15 @@ func guestSpec(s *specs.Spec, id string, mounts []specs.Mount) ([]byte, []string
 		Domainname: s.Domainname,
 		Mounts:     mounts,
 	}
-	if g.Hostname == "" && slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.UTSNamespace }) {
-		// With runc the container would get the host's name. The guest's kernel
-		// has none, and the host's is none of its business.
-		g.Hostname = id[:min(len(id), maxHostname)]
+	if g.Hostname == "" {
+		if hasNamespace(s.Linux, specs.UTSNamespace) {
+			// With runc the container would get the host's name. The guest's kernel
+			// has none, and the host's is none of its business.
+			g.Hostname = in.ID[:min(len(in.ID), maxHostname)]
+		} else {
+			// It was asked for, though: the machine takes it.
+			g.Hostname = in.Host.Name
+		}
 	}
 	var warnings []string
 	var err error
@@ -72,7 +77,7 @@ func guestSpec(s *specs.Spec, id string, mounts []specs.Mount) ([]byte, []string
 		return nil, nil, invalid("the container's spec has no command (process.args)")
 	}
 	var more []string
-	if g.Linux, more, err = guestLinux(s.Linux); err != nil {
+	if g.Linux, more, err = guestLinux(s.Linux, cpus); err != nil {
 		return nil, nil, err
 	}
 	b, err := json.Marshal(g)
@@ -98,7 +103,7 @@ func guestProcess(p *specs.Process) (*specs.Process, []string) {
 	return &g, warnings
 }
 
-func guestLinux(l *specs.Linux) (*specs.Linux, []string, error) {
+func guestLinux(l *specs.Linux, cpus int) (*specs.Linux, []string, error) {
 	g := *l
 	var warnings []string
 	for _, ns := range l.Namespaces {
@@ -117,6 +122,23 @@ func guestLinux(l *specs.Linux) (*specs.Linux, []string, error) {
 		return nil, nil, unsupported("moving network devices of the host into a container is not implemented")
 	}
 	g.CgroupsPath = "" // the guest has its own tree
+	var more []string
+	var err error
+	if g.Devices, more, err = devices(l); err != nil {
+		return nil, nil, err
+	}
+	warnings = append(warnings, more...)
+	if g.Resources, more, err = resources(l.Resources, cpus); err != nil {
+		return nil, nil, err
+	}
+	warnings = append(warnings, more...)
+	if p := l.MemoryPolicy; p != nil {
+		warnings = append(warnings, fmt.Sprintf("the memory policy %s has no effect: a machine has one memory node", p.Mode))
+		g.MemoryPolicy = nil
+	}
+	if p := l.Personality; p != nil && len(p.Flags) > 0 {
+		warnings = append(warnings, "the flags of the personality have no effect: libcontainer applies none")
+	}
 	if g.MountLabel != "" {
 		warnings = append(warnings, fmt.Sprintf("the SELinux mount label %q has no effect in a machine", g.MountLabel))
 		g.MountLabel = ""
@@ -126,6 +148,10 @@ func guestLinux(l *specs.Linux) (*specs.Linux, []string, error) {
 		g.IntelRdt = nil
 	}
 	return &g, warnings, nil
+}
+
+func hasNamespace(l *specs.Linux, kind specs.LinuxNamespaceType) bool {
+	return slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
 }
 
 // Process returns the process of an exec as it goes into the guest, from the

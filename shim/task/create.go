@@ -58,8 +58,9 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		Snapshot:  snapshot,
 		Machine:   cfg.Machine,
 		Boot:      plan.Boot{Kernel: img.Kernel, Initrd: img.Initrd, Cmdline: img.Cmdline},
-		Host:      plan.Host{DefaultCPUs: machine.DefaultCPUs(drv), Memory: machine.HostMemory()},
+		Host:      plan.Host{DefaultCPUs: machine.DefaultCPUs(drv), Memory: machine.HostMemory(), Name: hostName()},
 		Stat:      os.Stat,
+		Tmpfs:     plan.Tmpfs,
 	})
 	if err != nil {
 		return err
@@ -116,6 +117,12 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 	go c.init.watch()
 	c.rec.Mark(trace.CreateEnd)
 	return nil
+}
+
+// hostName is the host's name, empty if it is not known.
+func hostName() string {
+	name, _ := os.Hostname() // the container can do without
+	return name
 }
 
 // prepare does what can be done while the guest boots, and waits for its call.

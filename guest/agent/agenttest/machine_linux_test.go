@@ -56,7 +56,7 @@ func agentImage(t *testing.T, arch string) image.Image {
 		if g.err = build.BuildAgent(context.Background(), arch, bin); g.err != nil {
 			return
 		}
-		g.img, g.err = build.Build(context.Background(), build.Spec{Arch: arch, Kernel: build.KindAuto, Init: bin, Out: g.dir})
+		g.img, g.err = build.Build(context.Background(), build.Spec{Arch: arch, Kernel: os.Getenv("APPLEVM_TEST_KERNEL"), Init: bin, Out: g.dir})
 	})
 	if g.err != nil {
 		t.Fatal(g.err)

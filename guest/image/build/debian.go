@@ -22,7 +22,7 @@ import (
 
 // debianRecipe is the version of what debianKernel makes of a package; change
 // it with the modules or their treatment.
-const debianRecipe = "1"
+const debianRecipe = "2"
 
 // wanted are the modules that a guest needs, and no more: each costs some
 // milliseconds at each boot.
@@ -33,6 +33,7 @@ var wanted = []string{
 	"virtio_net",
 	"virtio_rng", "virtio_balloon",
 	"virtiofs", "erofs",
+	"tun", "loop", // devices that containers ask for
 }
 
 // debianKernel returns Debian's newest cloud kernel.
