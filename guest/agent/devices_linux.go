@@ -84,7 +84,7 @@ func machineDevices(dir string) ([]specs.LinuxDevice, error) {
 		mode := os.FileMode(st.Mode & 0o777)
 		all = append(all, specs.LinuxDevice{
 			Path: filepath.Join("/dev", strings.TrimPrefix(name, dir)), Type: kind,
-			Major: int64(unix.Major(uint64(st.Rdev))), Minor: int64(unix.Minor(uint64(st.Rdev))),
+			Major: int64(unix.Major(st.Rdev)), Minor: int64(unix.Minor(st.Rdev)),
 			FileMode: &mode, UID: &st.Uid, GID: &st.Gid,
 		})
 		return nil
