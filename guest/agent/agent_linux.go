@@ -40,6 +40,7 @@ type Agent struct {
 	opts   Options
 	disks  *disks
 	reaper *reaper
+	oom    outOfMemory
 
 	mu         sync.Mutex
 	containers map[string]*container
@@ -62,6 +63,7 @@ func New(opts Options) (*Agent, error) {
 		opts:       opts,
 		disks:      newDisks(filepath.Join(opts.Dir, diskDir), opts.FindDisk),
 		reaper:     newReaper(),
+		oom:        outOfMemory{changed: make(chan struct{})},
 		containers: make(map[string]*container),
 	}, nil
 }

@@ -29,6 +29,7 @@ type container struct {
 	init   *process
 
 	rootfs *rootfs
+	oom    oomCount
 	lc     *libcontainer.Container
 	// sharedPID is true if the container has no PID namespace of its own, so
 	// that its processes do not end with the first one.
@@ -37,6 +38,9 @@ type container struct {
 	privileged bool
 	// ids is the mapping of its user namespace, if it has one.
 	ids *idmap
+
+	updateMu  sync.Mutex            // one update at a time
+	resources *specs.LinuxResources // in force
 
 	mu        sync.Mutex
 	execs     map[string]*process
@@ -120,6 +124,7 @@ func (a *Agent) create(ctx context.Context, req *taskpb.CreateTaskRequest) (_ *c
 	if err := init.launch(c.lc, io.s, true); err != nil {
 		return nil, err
 	}
+	c.watchMemory()
 	a.publish(c, init)
 	return c, nil
 }
@@ -158,6 +163,12 @@ func (c *container) prepare(ctx context.Context, spec *specs.Spec, opts *guestv1
 	if err := setSysctls(sysctlRoot, machineSysctls(spec)); err != nil {
 		return nil, err
 	}
+	disks, err := fs.devices()
+	if err != nil {
+		return nil, err
+	}
+	throttleDisks(spec.Linux.Resources, disks)
+	c.resources = spec.Linux.Resources
 	config, err := libcontainerConfig(spec, c.id)
 	if err != nil {
 		return nil, invalid("%w", err)

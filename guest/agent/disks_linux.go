@@ -86,7 +86,7 @@ func (d *disks) acquire(ctx context.Context, serial, fsType string, writable boo
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(d.dir, serial)
+	path := d.mountPoint(serial)
 	if err := os.Mkdir(path, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
 	}
@@ -103,6 +103,9 @@ func (d *disks) acquire(ctx context.Context, serial, fsType string, writable boo
 	d.mounted[serial] = &mountedDisk{path: path, writable: writable, users: 1}
 	return path, nil
 }
+
+// mountPoint is where an acquired disk is mounted.
+func (d *disks) mountPoint(serial string) string { return filepath.Join(d.dir, serial) }
 
 // release gives up one use of a disk; the last one unmounts it.
 func (d *disks) release(serial string) error {

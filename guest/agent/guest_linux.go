@@ -45,6 +45,10 @@ func (s *guestService) Shutdown(ctx context.Context, req *guestv1.ShutdownReques
 	return &guestv1.ShutdownResponse{}, s.Agent.Shutdown(ctx, time.Duration(req.GetGraceNs()))
 }
 
+func (s *guestService) WaitEvents(ctx context.Context, req *guestv1.WaitEventsRequest) (*guestv1.WaitEventsResponse, error) {
+	return s.waitEvents(ctx, req.GetAfter(), !req.GetNoWait())
+}
+
 // Shutdown ends all containers: SIGTERM, SIGKILL after grace (at once if that is
 // 0). Then it unmounts all disks and writes everything back. No container can be
 // made any more, not even if it fails.

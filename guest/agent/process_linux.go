@@ -101,6 +101,7 @@ func (p *process) watch() {
 			logrus.Errorf("container %s: %v", p.container.id, err)
 		}
 	}
+	p.container.noteMemory()
 	p.setExited(exitCode(state))
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -143,6 +144,26 @@ func (r *rootfs) tree(ctx context.Context, t *guestv1.Tree, writable bool) (stri
 		return "", fmt.Errorf("disk %q: directory %q: %w", t.GetDisk(), dir, err)
 	}
 	return filepath.Join(root, dir), nil
+}
+
+// device is a block device's number.
+type device struct{ major, minor int64 }
+
+// devices are the disks that the root file system is on, each once.
+func (r *rootfs) devices() ([]device, error) {
+	var list []device
+	for _, serial := range r.serials {
+		dir := r.disks.mountPoint(serial)
+		var st unix.Stat_t
+		if err := unix.Stat(dir, &st); err != nil {
+			return nil, fmt.Errorf("disk %q: %w", serial, err)
+		}
+		d := device{int64(unix.Major(st.Dev)), int64(unix.Minor(st.Dev))}
+		if !slices.Contains(list, d) {
+			list = append(list, d)
+		}
+	}
+	return list, nil
 }
 
 // isPlainDir checks that dir is a directory below root and that no component of

@@ -212,12 +212,24 @@ func (s *taskService) Checkpoint(context.Context, *taskpb.CheckpointTaskRequest)
 	return nil, notImplemented("Checkpoint")
 }
 
-func (s *taskService) Update(context.Context, *taskpb.UpdateTaskRequest) (*emptypb.Empty, error) {
-	return nil, notImplemented("Update")
+func (s *taskService) Update(_ context.Context, req *taskpb.UpdateTaskRequest) (*emptypb.Empty, error) {
+	c, err := s.container(req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	return &emptypb.Empty{}, c.update(req.GetResources())
 }
 
-func (s *taskService) Stats(context.Context, *taskpb.StatsRequest) (*taskpb.StatsResponse, error) {
-	return nil, notImplemented("Stats")
+func (s *taskService) Stats(_ context.Context, req *taskpb.StatsRequest) (*taskpb.StatsResponse, error) {
+	c, err := s.container(req.GetId())
+	if err != nil {
+		return nil, err
+	}
+	stats, err := c.stats()
+	if err != nil {
+		return nil, err
+	}
+	return &taskpb.StatsResponse{Stats: stats}, nil
 }
 
 // Shutdown is a shim's: the machine is shut down by Guest.Shutdown.

@@ -10,7 +10,7 @@ package api
 
 // Version of the contract. It changes when an agent of the previous version
 // could not serve the host any more.
-const Version = 1
+const Version = 2
 
 // vsock ports on the host (CID 2) that the agent dials.
 const (
@@ -36,4 +36,9 @@ const (
 	// MaxErrorText is the longest error text, in bytes, that the host takes
 	// over from a guest; the rest is cut.
 	MaxErrorText = 4 << 10
+	// MaxStats is the longest StatsResponse.stats, in bytes. It is a few hundred
+	// and some for each disk and huge page size.
+	MaxStats = 64 << 10
+	// MaxEvents is the most containers of which one WaitEventsResponse tells.
+	MaxEvents = 1 << 10
 )

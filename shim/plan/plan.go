@@ -26,6 +26,8 @@ type Input struct {
 	Snapshot manifest.Manifest
 	// Machine holds the configured defaults.
 	Machine config.Machine
+	// Wish is the size that the runtime's options ask for.
+	Wish Size
 	// Boot is what the machine boots.
 	Boot Boot
 	// Host is what the host has.
@@ -45,6 +47,8 @@ type Boot struct {
 
 // Host is what the host has to give.
 type Host struct {
+	// CPUs is the number of its processors; 0 if it is not known.
+	CPUs int
 	// DefaultCPUs is the number of virtual CPUs where nobody asked for one.
 	DefaultCPUs int
 	// Memory is the host's whole memory in bytes; 0 if it is not known.
@@ -57,6 +61,8 @@ type Host struct {
 type Plan struct {
 	// Machine lacks only Dir.
 	Machine vmm.Config
+	// Limits are the container's, as far as they bear on the machine.
+	Limits Limits
 	// Container lacks only files and the clock, which are taken when the guest
 	// is asked.
 	Container *guestv1.ContainerOptions
@@ -111,9 +117,15 @@ func New(in Input) (*Plan, error) {
 		return nil, err
 	}
 	p := &Plan{Annotations: spec.Annotations}
-	if p.Machine, err = machine(in, spec.Annotations); err != nil {
+	if p.Limits, err = limitsOf(spec.Linux.Resources); err != nil {
 		return nil, err
 	}
+	size, warnings, err := machineSize(in, p.Limits, spec.Annotations)
+	if err != nil {
+		return nil, err
+	}
+	p.Warnings = warnings
+	p.Machine = machine(in, size)
 	rootfs, disks, err := root(in.Snapshot)
 	if err != nil {
 		return nil, err
@@ -131,7 +143,7 @@ func New(in Input) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Warnings = warnings
+	p.Warnings = append(p.Warnings, warnings...)
 	p.Container = &guestv1.ContainerOptions{Spec: guest, Rootfs: rootfs}
 	return p, nil
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/applevm/applevm/shim/hooks"
 	"github.com/applevm/applevm/shim/machine"
+	"github.com/applevm/applevm/shim/plan"
 	"github.com/applevm/applevm/shim/record"
 	"github.com/applevm/applevm/shim/stdio"
 	"github.com/applevm/applevm/shim/trace"
@@ -62,6 +63,7 @@ type container struct {
 	createDone chan struct{}      // closed when Create is over
 
 	deleteMu    sync.Mutex // one Delete at a time
+	updateMu    sync.Mutex // one Update at a time
 	destroyOnce sync.Once
 
 	mu          sync.Mutex
@@ -70,6 +72,9 @@ type container struct {
 	paused      bool
 	machine     *machine.Machine
 	disk        record.Record
+	size        plan.Size
+	limits      plan.Limits // in force
+	outOfMemory uint64      // how often, as far as it is published
 	hooks       specs.Hooks
 	annotations map[string]string
 	init        *process

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"time"
 
 	apievents "github.com/containerd/containerd/api/events"
@@ -58,7 +59,7 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		Snapshot:  snapshot,
 		Machine:   cfg.Machine,
 		Boot:      plan.Boot{Kernel: img.Kernel, Initrd: img.Initrd, Cmdline: img.Cmdline},
-		Host:      plan.Host{DefaultCPUs: machine.DefaultCPUs(drv), Memory: machine.HostMemory(), Name: hostName()},
+		Host:      plan.Host{CPUs: runtime.NumCPU(), DefaultCPUs: machine.DefaultCPUs(drv), Memory: machine.HostMemory(), Name: hostName()},
 		Stat:      os.Stat,
 		Tmpfs:     plan.Tmpfs,
 	})
@@ -70,6 +71,7 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 	}
 	c.mu.Lock()
 	c.hooks, c.annotations = p.Hooks, p.Annotations
+	c.size, c.limits = plan.Size{CPUs: p.Machine.CPUs, Memory: p.Machine.Memory}, p.Limits
 	c.mu.Unlock()
 
 	dir, err := record.MakeMachineDir(c.bundle, c.s.opts.Namespace, c.id)
@@ -114,6 +116,7 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		Pid:         c.pid(),
 	})
 	c.init.setInGuest()
+	go c.watchMemory()
 	go c.init.watch()
 	c.rec.Mark(trace.CreateEnd)
 	return nil

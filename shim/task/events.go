@@ -92,6 +92,8 @@ func topic(e events.Event) string {
 		return "/tasks/exec-added"
 	case *apievents.TaskExecStarted:
 		return "/tasks/exec-started"
+	case *apievents.TaskOOM:
+		return "/tasks/oom"
 	case *apievents.TaskPaused:
 		return "/tasks/paused"
 	case *apievents.TaskResumed:

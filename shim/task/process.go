@@ -252,6 +252,8 @@ func (p *process) watch() {
 			_ = c.machine.Kill()
 		}
 		status = killed
+	} else if status != 0 {
+		c.lookAtMemory()
 	}
 	if p.execID == "" {
 		c.rec.Mark(trace.Exit)

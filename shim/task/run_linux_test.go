@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/types/known/anypb"
 )
 
 // TestLife takes one container through its life: hooks, files, execs, their
@@ -79,8 +80,17 @@ func TestLife(t *testing.T) {
 	if _, err := c.client.Delete(c.ctx(), &taskapi.DeleteRequest{ID: c.id}); !errdefs.IsFailedPrecondition(errgrpc.ToNative(err)) {
 		t.Errorf("delete of a running container: %v", err)
 	}
-	if _, err := c.client.Stats(c.ctx(), &taskapi.StatsRequest{ID: c.id}); err == nil || !strings.Contains(err.Error(), "Stats is not implemented") {
-		t.Errorf("stats: %v", err)
+	if st, err := c.client.Stats(c.ctx(), &taskapi.StatsRequest{ID: c.id}); err != nil || st.Stats.GetTypeUrl() != "io.containerd.cgroups.v2.Metrics" {
+		t.Errorf("stats: %v, %v", st, err)
+	}
+	resources := &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources", Value: []byte(`{"pids":{"limit":99}}`)}
+	if _, err := c.client.Update(c.ctx(), &taskapi.UpdateTaskRequest{ID: c.id, Resources: resources}); err != nil {
+		t.Errorf("update: %v", err)
+	}
+	resources.Value = []byte(`{"memory":{"limit":1073741824}}`)
+	if _, err := c.client.Update(c.ctx(), &taskapi.UpdateTaskRequest{ID: c.id, Resources: resources}); err == nil ||
+		!strings.Contains(err.Error(), "update of container c: a memory limit of 1GiB is beyond the container's machine, which was made with 256MiB") {
+		t.Errorf("update beyond the machine: %v", err)
 	}
 
 	c.exec("long", "program", "sleep")

@@ -385,12 +385,24 @@ func (s *Service) Checkpoint(context.Context, *taskapi.CheckpointTaskRequest) (*
 	return empty(errdefs.ErrNotImplemented.WithMessage("Checkpoint is not implemented"))
 }
 
-// Update is not built.
-func (s *Service) Update(context.Context, *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
-	return empty(errdefs.ErrNotImplemented.WithMessage("Update is not implemented"))
+// Update changes a container's limits.
+func (s *Service) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*emptypb.Empty, error) {
+	c, err := s.container(r.ID)
+	if err == nil {
+		err = c.update(ctx, r.Resources)
+	}
+	return empty(err)
 }
 
-// Stats is not built.
-func (s *Service) Stats(context.Context, *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
-	return nil, toWire(errdefs.ErrNotImplemented.WithMessage("Stats is not implemented"))
+// Stats tells what a container uses.
+func (s *Service) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
+	c, err := s.container(r.ID)
+	if err != nil {
+		return nil, toWire(err)
+	}
+	a, err := c.stats(ctx)
+	if err != nil {
+		return nil, toWire(err)
+	}
+	return &taskapi.StatsResponse{Stats: a}, nil
 }

@@ -297,6 +297,189 @@ func (*ShutdownResponse) Descriptor() ([]byte, []int) {
 	return file_guest_proto_rawDescGZIP(), []int{5}
 }
 
+type WaitEventsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The sequence of the last answer; 0 for the first request.
+	After uint64 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"`
+	// Answer at once, even if nothing is new.
+	NoWait        bool `protobuf:"varint,2,opt,name=no_wait,json=noWait,proto3" json:"no_wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitEventsRequest) Reset() {
+	*x = WaitEventsRequest{}
+	mi := &file_guest_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitEventsRequest) ProtoMessage() {}
+
+func (x *WaitEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitEventsRequest.ProtoReflect.Descriptor instead.
+func (*WaitEventsRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *WaitEventsRequest) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *WaitEventsRequest) GetNoWait() bool {
+	if x != nil {
+		return x.NoWait
+	}
+	return false
+}
+
+// WaitEventsResponse holds counters, not a queue: an answer that is lost or late
+// loses nothing, and a host that does not ask costs the guest nothing.
+type WaitEventsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Grows whenever something below changes.
+	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// All containers that have ever run out of memory and are not deleted.
+	OutOfMemory   []*OutOfMemory `protobuf:"bytes,2,rep,name=out_of_memory,json=outOfMemory,proto3" json:"out_of_memory,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitEventsResponse) Reset() {
+	*x = WaitEventsResponse{}
+	mi := &file_guest_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitEventsResponse) ProtoMessage() {}
+
+func (x *WaitEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitEventsResponse.ProtoReflect.Descriptor instead.
+func (*WaitEventsResponse) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *WaitEventsResponse) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *WaitEventsResponse) GetOutOfMemory() []*OutOfMemory {
+	if x != nil {
+		return x.OutOfMemory
+	}
+	return nil
+}
+
+type OutOfMemory struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	// How often processes of the container were killed for want of memory. Kills
+	// that come together count once.
+	Times uint64 `protobuf:"varint,2,opt,name=times,proto3" json:"times,omitempty"`
+	// How many processes were killed.
+	Killed uint64 `protobuf:"varint,3,opt,name=killed,proto3" json:"killed,omitempty"`
+	// The last time it was the machine that had no memory left, not the container
+	// that was at its limit.
+	Machine       bool `protobuf:"varint,4,opt,name=machine,proto3" json:"machine,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OutOfMemory) Reset() {
+	*x = OutOfMemory{}
+	mi := &file_guest_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OutOfMemory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OutOfMemory) ProtoMessage() {}
+
+func (x *OutOfMemory) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OutOfMemory.ProtoReflect.Descriptor instead.
+func (*OutOfMemory) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *OutOfMemory) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *OutOfMemory) GetTimes() uint64 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
+func (x *OutOfMemory) GetKilled() uint64 {
+	if x != nil {
+		return x.Killed
+	}
+	return 0
+}
+
+func (x *OutOfMemory) GetMachine() bool {
+	if x != nil {
+		return x.Machine
+	}
+	return false
+}
+
 // ContainerOptions is CreateTaskRequest.options of the guest's task service. All
 // that one container needs is in it, so that a start needs one round trip.
 //
@@ -317,7 +500,7 @@ type ContainerOptions struct {
 
 func (x *ContainerOptions) Reset() {
 	*x = ContainerOptions{}
-	mi := &file_guest_proto_msgTypes[6]
+	mi := &file_guest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -329,7 +512,7 @@ func (x *ContainerOptions) String() string {
 func (*ContainerOptions) ProtoMessage() {}
 
 func (x *ContainerOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[6]
+	mi := &file_guest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -342,7 +525,7 @@ func (x *ContainerOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerOptions.ProtoReflect.Descriptor instead.
 func (*ContainerOptions) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{6}
+	return file_guest_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ContainerOptions) GetSpec() []byte {
@@ -387,7 +570,7 @@ type Rootfs struct {
 
 func (x *Rootfs) Reset() {
 	*x = Rootfs{}
-	mi := &file_guest_proto_msgTypes[7]
+	mi := &file_guest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -399,7 +582,7 @@ func (x *Rootfs) String() string {
 func (*Rootfs) ProtoMessage() {}
 
 func (x *Rootfs) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[7]
+	mi := &file_guest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -412,7 +595,7 @@ func (x *Rootfs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rootfs.ProtoReflect.Descriptor instead.
 func (*Rootfs) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{7}
+	return file_guest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Rootfs) GetLower() []*Tree {
@@ -444,7 +627,7 @@ type Tree struct {
 
 func (x *Tree) Reset() {
 	*x = Tree{}
-	mi := &file_guest_proto_msgTypes[8]
+	mi := &file_guest_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -456,7 +639,7 @@ func (x *Tree) String() string {
 func (*Tree) ProtoMessage() {}
 
 func (x *Tree) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[8]
+	mi := &file_guest_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -469,7 +652,7 @@ func (x *Tree) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tree.ProtoReflect.Descriptor instead.
 func (*Tree) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{8}
+	return file_guest_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Tree) GetDisk() string {
@@ -510,7 +693,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_guest_proto_msgTypes[9]
+	mi := &file_guest_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +705,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[9]
+	mi := &file_guest_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +718,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{9}
+	return file_guest_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *File) GetPath() string {
@@ -597,7 +780,18 @@ const file_guest_proto_rawDesc = "" +
 	"\x10SetClockResponse\",\n" +
 	"\x0fShutdownRequest\x12\x19\n" +
 	"\bgrace_ns\x18\x01 \x01(\x03R\agraceNs\"\x12\n" +
-	"\x10ShutdownResponse\"\xb0\x01\n" +
+	"\x10ShutdownResponse\"B\n" +
+	"\x11WaitEventsRequest\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\x04R\x05after\x12\x17\n" +
+	"\ano_wait\x18\x02 \x01(\bR\x06noWait\"s\n" +
+	"\x12WaitEventsResponse\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12A\n" +
+	"\rout_of_memory\x18\x02 \x03(\v2\x1d.applevm.guest.v1.OutOfMemoryR\voutOfMemory\"x\n" +
+	"\vOutOfMemory\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
+	"\x05times\x18\x02 \x01(\x04R\x05times\x12\x16\n" +
+	"\x06killed\x18\x03 \x01(\x04R\x06killed\x12\x18\n" +
+	"\amachine\x18\x04 \x01(\bR\amachine\"\xb0\x01\n" +
 	"\x10ContainerOptions\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\fR\x04spec\x120\n" +
 	"\x06rootfs\x18\x02 \x01(\v2\x18.applevm.guest.v1.RootfsR\x06rootfs\x12,\n" +
@@ -616,11 +810,13 @@ const file_guest_proto_rawDesc = "" +
 	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x10\n" +
 	"\x03uid\x18\x04 \x01(\rR\x03uid\x12\x10\n" +
 	"\x03gid\x18\x05 \x01(\rR\x03gid\x12\x1b\n" +
-	"\tread_only\x18\x06 \x01(\bR\breadOnly2\xf4\x01\n" +
+	"\tread_only\x18\x06 \x01(\bR\breadOnly2\xcd\x02\n" +
 	"\x05Guest\x12E\n" +
 	"\x04Info\x12\x1d.applevm.guest.v1.InfoRequest\x1a\x1e.applevm.guest.v1.InfoResponse\x12Q\n" +
 	"\bSetClock\x12!.applevm.guest.v1.SetClockRequest\x1a\".applevm.guest.v1.SetClockResponse\x12Q\n" +
-	"\bShutdown\x12!.applevm.guest.v1.ShutdownRequest\x1a\".applevm.guest.v1.ShutdownResponseB1Z/github.com/applevm/applevm/guest/api/v1;guestv1b\x06proto3"
+	"\bShutdown\x12!.applevm.guest.v1.ShutdownRequest\x1a\".applevm.guest.v1.ShutdownResponse\x12W\n" +
+	"\n" +
+	"WaitEvents\x12#.applevm.guest.v1.WaitEventsRequest\x1a$.applevm.guest.v1.WaitEventsResponseB1Z/github.com/applevm/applevm/guest/api/v1;guestv1b\x06proto3"
 
 var (
 	file_guest_proto_rawDescOnce sync.Once
@@ -634,35 +830,41 @@ func file_guest_proto_rawDescGZIP() []byte {
 	return file_guest_proto_rawDescData
 }
 
-var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_guest_proto_goTypes = []any{
-	(*InfoRequest)(nil),      // 0: applevm.guest.v1.InfoRequest
-	(*InfoResponse)(nil),     // 1: applevm.guest.v1.InfoResponse
-	(*SetClockRequest)(nil),  // 2: applevm.guest.v1.SetClockRequest
-	(*SetClockResponse)(nil), // 3: applevm.guest.v1.SetClockResponse
-	(*ShutdownRequest)(nil),  // 4: applevm.guest.v1.ShutdownRequest
-	(*ShutdownResponse)(nil), // 5: applevm.guest.v1.ShutdownResponse
-	(*ContainerOptions)(nil), // 6: applevm.guest.v1.ContainerOptions
-	(*Rootfs)(nil),           // 7: applevm.guest.v1.Rootfs
-	(*Tree)(nil),             // 8: applevm.guest.v1.Tree
-	(*File)(nil),             // 9: applevm.guest.v1.File
+	(*InfoRequest)(nil),        // 0: applevm.guest.v1.InfoRequest
+	(*InfoResponse)(nil),       // 1: applevm.guest.v1.InfoResponse
+	(*SetClockRequest)(nil),    // 2: applevm.guest.v1.SetClockRequest
+	(*SetClockResponse)(nil),   // 3: applevm.guest.v1.SetClockResponse
+	(*ShutdownRequest)(nil),    // 4: applevm.guest.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),   // 5: applevm.guest.v1.ShutdownResponse
+	(*WaitEventsRequest)(nil),  // 6: applevm.guest.v1.WaitEventsRequest
+	(*WaitEventsResponse)(nil), // 7: applevm.guest.v1.WaitEventsResponse
+	(*OutOfMemory)(nil),        // 8: applevm.guest.v1.OutOfMemory
+	(*ContainerOptions)(nil),   // 9: applevm.guest.v1.ContainerOptions
+	(*Rootfs)(nil),             // 10: applevm.guest.v1.Rootfs
+	(*Tree)(nil),               // 11: applevm.guest.v1.Tree
+	(*File)(nil),               // 12: applevm.guest.v1.File
 }
 var file_guest_proto_depIdxs = []int32{
-	7, // 0: applevm.guest.v1.ContainerOptions.rootfs:type_name -> applevm.guest.v1.Rootfs
-	9, // 1: applevm.guest.v1.ContainerOptions.files:type_name -> applevm.guest.v1.File
-	8, // 2: applevm.guest.v1.Rootfs.lower:type_name -> applevm.guest.v1.Tree
-	8, // 3: applevm.guest.v1.Rootfs.writable:type_name -> applevm.guest.v1.Tree
-	0, // 4: applevm.guest.v1.Guest.Info:input_type -> applevm.guest.v1.InfoRequest
-	2, // 5: applevm.guest.v1.Guest.SetClock:input_type -> applevm.guest.v1.SetClockRequest
-	4, // 6: applevm.guest.v1.Guest.Shutdown:input_type -> applevm.guest.v1.ShutdownRequest
-	1, // 7: applevm.guest.v1.Guest.Info:output_type -> applevm.guest.v1.InfoResponse
-	3, // 8: applevm.guest.v1.Guest.SetClock:output_type -> applevm.guest.v1.SetClockResponse
-	5, // 9: applevm.guest.v1.Guest.Shutdown:output_type -> applevm.guest.v1.ShutdownResponse
-	7, // [7:10] is the sub-list for method output_type
-	4, // [4:7] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	8,  // 0: applevm.guest.v1.WaitEventsResponse.out_of_memory:type_name -> applevm.guest.v1.OutOfMemory
+	10, // 1: applevm.guest.v1.ContainerOptions.rootfs:type_name -> applevm.guest.v1.Rootfs
+	12, // 2: applevm.guest.v1.ContainerOptions.files:type_name -> applevm.guest.v1.File
+	11, // 3: applevm.guest.v1.Rootfs.lower:type_name -> applevm.guest.v1.Tree
+	11, // 4: applevm.guest.v1.Rootfs.writable:type_name -> applevm.guest.v1.Tree
+	0,  // 5: applevm.guest.v1.Guest.Info:input_type -> applevm.guest.v1.InfoRequest
+	2,  // 6: applevm.guest.v1.Guest.SetClock:input_type -> applevm.guest.v1.SetClockRequest
+	4,  // 7: applevm.guest.v1.Guest.Shutdown:input_type -> applevm.guest.v1.ShutdownRequest
+	6,  // 8: applevm.guest.v1.Guest.WaitEvents:input_type -> applevm.guest.v1.WaitEventsRequest
+	1,  // 9: applevm.guest.v1.Guest.Info:output_type -> applevm.guest.v1.InfoResponse
+	3,  // 10: applevm.guest.v1.Guest.SetClock:output_type -> applevm.guest.v1.SetClockResponse
+	5,  // 11: applevm.guest.v1.Guest.Shutdown:output_type -> applevm.guest.v1.ShutdownResponse
+	7,  // 12: applevm.guest.v1.Guest.WaitEvents:output_type -> applevm.guest.v1.WaitEventsResponse
+	9,  // [9:13] is the sub-list for method output_type
+	5,  // [5:9] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_guest_proto_init() }
@@ -676,7 +878,7 @@ func file_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_proto_rawDesc), len(file_guest_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

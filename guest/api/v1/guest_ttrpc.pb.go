@@ -11,6 +11,7 @@ type GuestService interface {
 	Info(context.Context, *InfoRequest) (*InfoResponse, error)
 	SetClock(context.Context, *SetClockRequest) (*SetClockResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
+	WaitEvents(context.Context, *WaitEventsRequest) (*WaitEventsResponse, error)
 }
 
 func RegisterGuestService(srv *ttrpc.Server, svc GuestService) {
@@ -36,6 +37,13 @@ func RegisterGuestService(srv *ttrpc.Server, svc GuestService) {
 					return nil, err
 				}
 				return svc.Shutdown(ctx, &req)
+			},
+			"WaitEvents": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req WaitEventsRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.WaitEvents(ctx, &req)
 			},
 		},
 	})
@@ -70,6 +78,14 @@ func (c *guestClient) SetClock(ctx context.Context, req *SetClockRequest) (*SetC
 func (c *guestClient) Shutdown(ctx context.Context, req *ShutdownRequest) (*ShutdownResponse, error) {
 	var resp ShutdownResponse
 	if err := c.client.Call(ctx, "applevm.guest.v1.Guest", "Shutdown", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *guestClient) WaitEvents(ctx context.Context, req *WaitEventsRequest) (*WaitEventsResponse, error) {
+	var resp WaitEventsResponse
+	if err := c.client.Call(ctx, "applevm.guest.v1.Guest", "WaitEvents", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
