@@ -49,3 +49,12 @@ func TestNerdctlFlagsReachTheMachine(t *testing.T) {
 	}
 	clean(t, s)
 }
+
+func TestUserNamespaceKeepsTheImagesOwners(t *testing.T) {
+	s := rootStack(t) // containerd gives the bundle to the mapped root
+	out := must(t, s.CtrRun(t.Context(), "--rm", "--remap-labels", "--uidmap", "0:100000:65536", "--gidmap", "0:200000:65536", img, name(t), "sh", "-c",
+		"cat /proc/self/uid_map; stat -c %u:%g /etc/passwd; id -u; touch /new && stat -c %u:%g /new"))
+	if got := strings.Join(strings.Fields(out), " "); got != "0 100000 65536 0:0 0 0:0" {
+		t.Errorf("got %s", got)
+	}
+}

@@ -42,7 +42,7 @@ disabled_plugins = [
   [proxy_plugins.applevm]
     type = "snapshot"
     address = %[6]q
-    capabilities = ["rebase"]
+    capabilities = ["rebase", "remap-ids"]
   [proxy_plugins.applevm-diff]
     type = "diff"
     address = %[6]q

@@ -70,7 +70,7 @@ var containerdConfig = template.Must(template.New("containerd").Funcs(template.F
   type = "snapshot"
   address = {{printf "%q" .Address}}
   platform = {{printf "%q" .Platform}}
-  capabilities = ["rebase"] # layers can be unpacked in parallel
+  capabilities = ["rebase", "remap-ids"] # layers are unpacked in parallel; the machine maps the IDs of user namespaces
 
 [proxy_plugins.{{differ}}]
   type = "diff"

@@ -28,7 +28,7 @@ func TestContainerdReadsTheConfig(t *testing.T) {
 		t.Fatalf("%v in\n%s", err, b.String())
 	}
 	sn, diff := c.ProxyPlugins[Snapshotter], c.ProxyPlugins[Differ]
-	if sn.Type != "snapshot" || sn.Address != want.Address || !slices.Equal(sn.Capabilities, []string{"rebase"}) || sn.Platform != want.Platform {
+	if sn.Type != "snapshot" || sn.Address != want.Address || !slices.Equal(sn.Capabilities, []string{"rebase", "remap-ids"}) || sn.Platform != want.Platform {
 		t.Errorf("snapshot plugin %+v", sn)
 	}
 	if diff.Type != "diff" || diff.Address != want.Address || diff.Platform != want.Platform {
