@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -64,5 +66,22 @@ func TestUpdateAndStats(t *testing.T) {
 	}
 	if out := must(t, s.Nerdctl(ctx, "stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", id)); !strings.Contains(out, "/ 48MiB 1") {
 		t.Errorf("stats: %q", out)
+	}
+}
+
+// The options of one container's runtime decide its machine's size.
+func TestRuntimeOptions(t *testing.T) {
+	s := userStack(t)
+	file := filepath.Join(t.TempDir(), "options.toml")
+	if err := os.WriteFile(file, []byte("[machine]\nmemory_mib = 300\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for dir := filepath.Dir(file); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		_ = os.Chmod(dir, 0o755) // the stack's user reads it
+	}
+	out := must(t, s.CtrRun(t.Context(), "--rm", "--runtime-config-path", file, img, name(t), "grep", "MemTotal", "/proc/meminfo"))
+	var kib int
+	if _, err := fmt.Sscanf(out, "MemTotal: %d kB", &kib); err != nil || kib < 240<<10 || kib > 300<<10 {
+		t.Errorf("%q, %v: want about 300 MiB", out, err)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/applevm/applevm/config/options"
 	"github.com/applevm/applevm/guest/api"
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
 	"github.com/applevm/applevm/guest/image"
@@ -35,6 +36,10 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 	cfg, err := c.s.opts.Config()
 	if err != nil {
 		return err
+	}
+	asked, err := options.Apply(&cfg, r.Options)
+	if err != nil {
+		return errdefs.ErrInvalidArgument.WithMessage(err.Error())
 	}
 	drv, err := c.s.opts.Driver(cfg)
 	if err != nil {
@@ -58,6 +63,7 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		Spec:      spec,
 		Snapshot:  snapshot,
 		Machine:   cfg.Machine,
+		Wish:      plan.Size{CPUs: asked.CPUs, Memory: asked.MemoryMiB << 20},
 		Boot:      plan.Boot{Kernel: img.Kernel, Initrd: img.Initrd, Cmdline: img.Cmdline},
 		Host:      plan.Host{CPUs: runtime.NumCPU(), DefaultCPUs: machine.DefaultCPUs(drv), Memory: machine.HostMemory(), Name: hostName()},
 		Stat:      os.Stat,
