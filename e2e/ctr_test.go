@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -172,6 +173,32 @@ func TestExec(t *testing.T) {
 		}
 		wg.Wait()
 	})
+}
+
+// The agent's threads have a timer slack of their own, which processes inherit.
+func TestTimerSlackIsTheKernels(t *testing.T) {
+	s := userStack(t)
+	id := name(t)
+	nr := map[string]int{"amd64": 157, "arm64": 167}[runtime.GOARCH] // prctl's
+	// 30 is PR_GET_TIMERSLACK, 29 PR_SET_TIMERSLACK, where 0 asks for the default.
+	script := fmt.Sprintf(`print syscall(%[1]d, 30), " "; syscall(%[1]d, 29, 0); print syscall(%[1]d, 30), "\n"`, nr)
+	const want = "50000 50000\n" // include/linux/init_task.h
+	if r := do(t, s.CtrRun(t.Context(), "-d", img, id, "sh", "-c", "perl -e '"+script+"' >/slack; exec sleep 1000")); r.code != 0 {
+		t.Fatal(r)
+	}
+	t.Cleanup(func() {
+		_ = s.Ctr(context.Background(), "task", "delete", "--force", id).Run()
+		_ = s.Ctr(context.Background(), "container", "delete", id).Run()
+	})
+	for _, tt := range []struct{ name, cmd, want string }{
+		{"first process", "until [ -s /slack ]; do sleep 0.1; done; cat /slack", want},
+		{"exec", "exec perl -e '" + script + "'", want},
+	} {
+		r := do(t, s.CtrExec(t.Context(), "--exec-id", "x", id, "sh", "-c", tt.cmd))
+		if r.code != 0 || r.stdout != tt.want {
+			t.Errorf("%s: got %s\nwant %q", tt.name, r, tt.want)
+		}
+	}
 }
 
 func TestKillAndDelete(t *testing.T) {

@@ -13,6 +13,8 @@ import (
 
 func init() {
 	if len(os.Args) > 1 && os.Args[1] == "init" {
+		// The container's program takes this thread over.
+		ordinarySlack()
 		libcontainer.Init()
 	}
 }
