@@ -13,7 +13,11 @@ import (
 const (
 	vsockFD = 3
 	qmpFD   = 4
+	jailFD  = 5
 )
+
+// jailPath is how QEMU names the directory that it inherits.
+var jailPath = "/proc/self/fd/" + strconv.Itoa(jailFD)
 
 // Slots that a machine type has.
 const (
@@ -46,6 +50,9 @@ type plan struct {
 	// bare leaves out what needs inherited files: vsock and the monitor. The
 	// accelerator probe boots so.
 	bare bool
+	// jail is the option by which QEMU changes its root to the directory jailFD;
+	// empty keeps the host's.
+	jail string
 }
 
 // machineKind is one of the machine types that we use.
@@ -115,6 +122,12 @@ func (p *plan) args() []string {
 	}
 	if p.bare {
 		return a
+	}
+	switch p.jail {
+	case "-chroot":
+		a = append(a, p.jail, jailPath)
+	case "-run-with":
+		a = append(a, p.jail, "chroot="+jailPath)
 	}
 	// vsock is the last device: when QEMU asks for its configuration, all
 	// others have been made.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,7 +23,7 @@ import (
 func fakeQEMU(t *testing.T, script string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "qemu")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script), 0o700); err != nil {
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n[ \"$1\" = -help ] && exit\n"+script), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -124,6 +126,28 @@ func TestStopOfDeafQEMU(t *testing.T) {
 	}
 	if err := m.Err(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A guest that breaks out of QEMU, and a client that takes the root of QEMU's
+// process for the container's, find no file of the host. Who may not mount, cannot
+// have that.
+func TestRootOfQEMUIsEmpty(t *testing.T) {
+	g := vmmtest.Boot(t, newDriver(t), vmmtest.ConfigFor(vmmtest.Image(t), t.TempDir()))
+	if os.Getuid() != 0 {
+		return
+	}
+	root := fmt.Sprintf("/proc/%d/root", g.PID())
+	entries, err := os.ReadDir(root)
+	if err != nil || len(entries) > 0 {
+		t.Errorf("QEMU's root has %v, %v", entries, err)
+	}
+	if err := os.Mkdir(root+"/new", 0o755); !errors.Is(err, syscall.EROFS) {
+		t.Errorf("mkdir in QEMU's root: %v", err)
+	}
+	// Its own view of the way up ends there too.
+	if _, err := os.Stat(root + "/../etc"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("beside QEMU's root: %v", err)
 	}
 }
 

@@ -119,6 +119,9 @@ func (m *machine) prepare(ctx context.Context) (plan, error) {
 			p.tscKHz = m.drv.cache.tscKHz()
 		}
 	}
+	if p.jail, err = m.drv.jailOption(ctx, p.binary); err != nil {
+		return p, err
+	}
 	if p.accel, err = m.drv.accelerator(ctx, p); err != nil {
 		return p, fmt.Errorf("choose an accelerator: %w", err)
 	}
@@ -139,8 +142,19 @@ func (m *machine) launch(p plan) (*vhostuser.Server, error) {
 	}
 	defer listener.Close()
 
+	inherited := []*os.File{vsockFD - 3: theirs, qmpFD - 3: listener}
+	jail, err := newJail()
+	switch {
+	case err != nil:
+		return nil, errors.Join(err, ours.Close(), mon.close())
+	case jail == nil:
+		p.jail = ""
+	default:
+		defer jail.Close()
+		inherited = append(inherited, jail)
+	}
 	cmd := exec.Command(p.binary, p.args()...)
-	cmd.ExtraFiles = []*os.File{vsockFD - 3: theirs, qmpFD - 3: listener}
+	cmd.ExtraFiles = inherited
 	cmd.Stdout, cmd.Stderr = m.console, m.stderr
 	cmd.WaitDelay = time.Second
 
