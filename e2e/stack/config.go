@@ -59,6 +59,10 @@ disabled_plugins = [
     platform = "linux"
     snapshotter = "applevm"
     differ = "applevm-diff"
+  [[plugins."io.containerd.transfer.v1.local".unpack_config]]
+    platform = "linux"
+    snapshotter = "overlayfs"
+    differ = "walking"
 `, s.path("root"), s.path("state"), s.path("tmp"), s.path("c.sock"), s.path("t.sock"), s.path("sn.sock"), s.path("s"), uid,
 		max(1, opts.Unpacks))
 }

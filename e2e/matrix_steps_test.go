@@ -1,0 +1,159 @@
+package e2e
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// writeFile makes a file in the side's directory.
+func writeFile(name, content string) func(*side) (result, error) {
+	return func(sd *side) (result, error) {
+		return result{}, os.WriteFile(filepath.Join(sd.dir, name), []byte(content), 0o644)
+	}
+}
+
+// readFiles prints files of the side's directory.
+func readFiles(names ...string) func(*side) (result, error) {
+	return func(sd *side) (result, error) {
+		var b strings.Builder
+		for _, n := range names {
+			text, err := os.ReadFile(filepath.Join(sd.dir, n))
+			if err != nil {
+				return result{}, err
+			}
+			fmt.Fprintln(&b, strings.TrimSpace(string(text)))
+		}
+		return result{stdout: b.String()}, nil
+	}
+}
+
+// copyOut copies a file of a container and prints it.
+func copyOut(from string) func(*side) (result, error) {
+	return func(sd *side) (result, error) {
+		to := filepath.Join(sd.dir, strings.NewReplacer("/", "_", ":", "_").Replace(from))
+		r, err := sd.nerdctl("", "cp", from, to)
+		if err == nil && r.code == 0 {
+			var text []byte
+			text, err = os.ReadFile(to)
+			r.stdout += string(text)
+		}
+		return r, err
+	}
+}
+
+// copyIn copies a file into a container.
+func copyIn(to string) func(*side) (result, error) {
+	return func(sd *side) (result, error) {
+		from := filepath.Join(sd.dir, "in")
+		if err := os.WriteFile(from, []byte("copied in\n"), 0o644); err != nil {
+			return result{}, err
+		}
+		return sd.nerdctl("", "cp", from, to)
+	}
+}
+
+// export exports a container and prints the names in the archive.
+func export(container string) func(*side) (result, error) {
+	return func(sd *side) (result, error) {
+		r, err := sd.nerdctl("", "export", container)
+		if err != nil {
+			return r, err
+		}
+		var names []string
+		for tr := tar.NewReader(bytes.NewReader([]byte(r.stdout))); ; {
+			h, err := tr.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				return r, fmt.Errorf("export: %w", err)
+			}
+			names = append(names, fmt.Sprintf("%s %o %d %s", h.Name, h.Mode, h.Size, h.Linkname))
+		}
+		r.stdout = sorted(strings.Join(names, "\n"))
+		return r, nil
+	}
+}
+
+// eventsOf runs commands and prints which events `nerdctl events` has told meanwhile.
+func eventsOf(commands ...[]string) func(*side) (result, error) {
+	return func(sd *side) (result, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
+		defer cancel()
+		var out lockedBuffer
+		cmd := sd.cmd(ctx, "events", "--format", "{{.Namespace}} {{.Topic}} {{.Status}}")
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			return result{}, err
+		}
+		defer func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+		}()
+		// An image's label is an event that both sides have at once, to see that it listens.
+		until := func(what string) error {
+			for !strings.Contains(out.String(), what) {
+				if ctx.Err() != nil {
+					return fmt.Errorf("no %s in %q", what, &out)
+				}
+				if r, err := sd.nerdctl("", "tag", img, "matrix:event"); err != nil || r.code != 0 {
+					return fmt.Errorf("tag: %w: %s", err, r)
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+			return nil
+		}
+		if err := until(sd.ns + " /images/"); err != nil {
+			return result{}, err
+		}
+		for _, c := range commands {
+			if r, err := sd.nerdctl("", c...); err != nil || r.code != 0 {
+				return r, fmt.Errorf("%q: %w: %s", c, err, r)
+			}
+		}
+		for _, topic := range []string{" /tasks/delete", " /containers/delete"} {
+			if err := until(sd.ns + topic); err != nil {
+				return result{}, err
+			}
+		}
+		var topics []string
+		for l := range strings.Lines(out.String()) {
+			// It tells those of all namespaces.
+			l, own := strings.CutPrefix(l, sd.ns+" ")
+			if own && (strings.HasPrefix(l, "/tasks/") || strings.HasPrefix(l, "/containers/")) {
+				topics = append(topics, l)
+			}
+		}
+		// The client's and the shim's come by different ways, in either order; and
+		// containerd publishes a task's delete again if it notices the shim's end first.
+		slices.Sort(topics)
+		return result{stdout: strings.Join(slices.Compact(topics), "")}, nil
+	}
+}
+
+// lockedBuffer is a buffer that is read while a command writes to it.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
