@@ -21,14 +21,18 @@ import (
 // prepared without a parent, a parent can be given now (snapshots.WithParent),
 // which is how layers are unpacked in parallel.
 //
-// A container's snapshot can be committed so if its writable image was never
-// mounted. The changes of a container that has run become a layer by the diff
-// service and not by this call, which then returns errdefs.ErrNotImplemented.
+// The changes of a container that has run on the snapshot become its layer. The
+// container must have been stopped: errdefs.ErrUnavailable is returned, and the
+// snapshot stays active, if it writes meanwhile.
 func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+	seal, err := s.seal(ctx, key)
+	if err != nil {
+		return fmt.Errorf("commit snapshot %q as %q: %w", key, name, err)
+	}
 	s.gc.RLock()
 	defer s.gc.RUnlock()
 	var dir string
-	err := s.meta.WithTransaction(ctx, true, func(ctx context.Context) error {
+	err = s.meta.WithTransaction(ctx, true, func(ctx context.Context) error {
 		id, info, _, err := storage.GetInfo(ctx, key)
 		if err != nil {
 			return err
@@ -37,6 +41,11 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 			return fmt.Errorf("it is not active: %w", errdefs.ErrFailedPrecondition)
 		}
 		dir = s.snapshotDir(id)
+		if seal != nil {
+			if err := seal.record(id, dir); err != nil {
+				return err
+			}
+		}
 		usage, err := s.committable(dir)
 		if err != nil {
 			return err
@@ -45,9 +54,12 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 		return err
 	})
 	if err != nil {
+		if seal != nil {
+			err = errors.Join(err, s.breakSeal(ctx, seal, key))
+		}
 		return fmt.Errorf("commit snapshot %q as %q: %w", key, name, err)
 	}
-	for _, file := range []string{writableFile, manifest.FileName} {
+	for _, file := range []string{writableFile, manifest.FileName, sealFile} {
 		if err := os.Remove(filepath.Join(dir, file)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			log.G(ctx).WithError(err).Warn("file of a committed snapshot is left until the snapshot is removed")
 		}
@@ -77,7 +89,7 @@ func (s *Snapshotter) committable(dir string) (snapshots.Usage, error) {
 	case err != nil:
 		return snapshots.Usage{}, err
 	case used:
-		return snapshots.Usage{}, fmt.Errorf("Commit of the changes of a container that has run: %w", errdefs.ErrNotImplemented)
+		return snapshots.Usage{}, fmt.Errorf("a container has begun to run on it meanwhile: stop the container: %w", errdefs.ErrUnavailable)
 	}
 	return snapshots.Usage{}, nil
 }

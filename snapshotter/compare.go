@@ -32,11 +32,11 @@ import (
 func (s *Snapshotter) Changes(ctx context.Context, lower, upper []mount.Mount, read func(upper, lower []union.Place) error) (err error) {
 	var lo, up contents
 	if len(lower) > 0 {
-		if lo, err = s.contentsOf(ctx, lower); err != nil {
+		if lo, err = s.contentsAt(ctx, lower); err != nil {
 			return err
 		}
 	}
-	if up, err = s.contentsOf(ctx, upper); err != nil {
+	if up, err = s.contentsAt(ctx, upper); err != nil {
 		return err
 	}
 	switch {
@@ -45,7 +45,11 @@ func (s *Snapshotter) Changes(ctx context.Context, lower, upper []mount.Mount, r
 	case len(lo.layers) > len(up.layers) || !slices.Equal(lo.layers, up.layers[:len(lo.layers)]):
 		return fmt.Errorf("the upper snapshot does not stand on the layers of the lower one: %w", errdefs.ErrFailedPrecondition)
 	}
+	return s.changes(lo, up, read)
+}
 
+// changes is Changes for a lower snapshot that has the lowest layers of the upper one.
+func (s *Snapshotter) changes(lo, up contents, read func(upper, lower []union.Place) error) (err error) {
 	var places []union.Place // the highest first
 	var images []*image
 	defer func() {
@@ -101,12 +105,17 @@ type contents struct {
 	writable string           // the image with a container's changes, empty if there are none
 }
 
-// contentsOf finds what the snapshot with these mounts shows.
-func (s *Snapshotter) contentsOf(ctx context.Context, mounts []mount.Mount) (contents, error) {
+// contentsAt finds what the snapshot with these mounts shows.
+func (s *Snapshotter) contentsAt(ctx context.Context, mounts []mount.Mount) (contents, error) {
 	id, info, err := s.snapshotOf(ctx, mounts)
 	if err != nil {
 		return contents{}, err
 	}
+	return s.contentsOf(ctx, id, info)
+}
+
+// contentsOf finds what a snapshot shows.
+func (s *Snapshotter) contentsOf(ctx context.Context, id string, info snapshots.Info) (contents, error) {
 	c, err := s.chainOf(ctx, info.Parent)
 	if err != nil {
 		return contents{}, err

@@ -1,13 +1,11 @@
 package snapshotter
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,8 +13,6 @@ import (
 	"strings"
 
 	"github.com/applevm/applevm/manifest"
-	"github.com/applevm/applevm/snapshotter/changes"
-	"github.com/applevm/applevm/snapshotter/ext4"
 	"github.com/applevm/applevm/snapshotter/union"
 )
 
@@ -78,26 +74,7 @@ func writeMerged(ctx context.Context, f *os.File, layers []manifest.Layer) (err 
 		defer func() { err = errors.Join(err, i.Close()) }()
 		places = append(places, union.Place{Layer: i.FS, Path: manifest.LayerRoot})
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	r, w := io.Pipe()
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
-		buf := bufio.NewWriterSize(w, 1<<20)
-		err := changes.Write(ctx, buf, places, nil, changes.Options{Sparse: true})
-		w.CloseWithError(errors.Join(err, buf.Flush()))
-	}()
-	defer func() { // before the images are closed
-		r.CloseWithError(errors.New("the merged image is not written on"))
-		<-written
-	}()
-	hash := sha256.New()
-	lw := ext4.NewLayerWriter(f, ext4.LayerOptions{Root: manifest.LayerRoot})
-	if err := lw.ReadTar(ctx, bufio.NewReaderSize(io.TeeReader(r, hash), 1<<17)); err != nil {
-		return err
-	}
-	_, err = lw.Finish([sha256.Size]byte(hash.Sum(nil)))
+	_, err = writeLayer(ctx, f, places, nil)
 	return err
 }
 

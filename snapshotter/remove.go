@@ -47,7 +47,12 @@ func (s *Snapshotter) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// First of all who uses which layer: what is removed then takes no layer
+	for id, key := range ids {
+		if err := s.checkSeal(ctx, id, key); err != nil {
+			return err
+		}
+	}
+	// Then who uses which layer: what is removed then takes no layer
 	// with it that another snapshot has too.
 	for id := range ids {
 		if err := s.layers.noteAll(id, s.snapshotDir(id)); err != nil {

@@ -14,6 +14,7 @@
 //	snapshots/<id>/applevm.json, rw.img   of a container's snapshot or a view
 //	snapshots/<id>/diffid      names the layer that was applied to the snapshot
 //	snapshots/<id>/merged      names the image of that layer and all below it
+//	snapshots/<id>/seal        while Commit makes a container's changes that layer
 //
 // A layer's image is complete before the snapshot names it, and Commit is a
 // single database transaction. So a process that is killed at any moment

@@ -2,11 +2,14 @@ package snapshotter
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -280,6 +283,31 @@ func TestCommitNeedsALayer(t *testing.T) {
 	}
 }
 
+func mountOnce(t testing.TB, path string) {
+	t.Helper()
+	if err := markMounted(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// markMounted makes a writable image look as if a kernel had mounted it.
+func markMounted(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	b := make([]byte, 1024)
+	if _, err := f.ReadAt(b, superblockOffset); err != nil {
+		return err
+	}
+	b[mountCountOffset] = 1
+	sum := ^crc32.Update(0, crc32.MakeTable(crc32.Castagnoli), b[:1020])
+	binary.LittleEndian.PutUint32(b[1020:], sum)
+	_, err = f.WriteAt(b, superblockOffset)
+	return err
+}
+
 func TestCommitOfAContainer(t *testing.T) {
 	s := open(t, t.TempDir())
 	unpack(t, s, "img", "", usersLayer(t, "u"))
@@ -305,27 +333,84 @@ func TestCommitOfAContainer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.OpenFile(m.Writable.Path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = f.WriteAt([]byte{1}, superblockOffset+mountCountOffset) // as a mount does
-	f.Close()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Commit(t.Context(), "changed", "ran"); !errors.Is(err, errdefs.ErrNotImplemented) {
-		t.Errorf("commit of a container that ran = %v, want ErrNotImplemented", err)
-	}
-	if _, err := s.Mounts(t.Context(), "ran"); err != nil {
-		t.Errorf("the failed commit took the snapshot away: %v", err)
-	}
+	mountOnce(t, m.Writable.Path)
 	err = s.AddLayer(t.Context(), mounts, func(*os.File) (digest.Digest, error) {
 		t.Error("a layer is written over a container's changes")
 		return "", nil
 	})
 	if !errors.Is(err, errdefs.ErrFailedPrecondition) {
 		t.Errorf("AddLayer to a container that ran = %v, want ErrFailedPrecondition", err)
+	}
+	if err := s.Commit(t.Context(), "img", "ran"); !errors.Is(err, errdefs.ErrAlreadyExists) {
+		t.Errorf("Commit under a name that is taken = %v, want ErrAlreadyExists", err)
+	}
+	wantFiles(t, s, layersDir, 1) // nothing of the layer is left
+	if left := contentsOfDir(t, filepath.Dir(m.Writable.Path)); !slices.Equal(left, []string{"applevm.json", "fs", "rw.img"}) {
+		t.Errorf("after a failed Commit the snapshot has %q", left)
+	}
+	if err := s.Commit(t.Context(), "changed", "ran"); err != nil {
+		t.Fatal(err)
+	}
+	wantFiles(t, s, layersDir, 2)
+	if left := contentsOfDir(t, filepath.Dir(m.Writable.Path)); !slices.Equal(left, []string{"diffid", "fs"}) {
+		t.Errorf("the committed snapshot has %q", left)
+	}
+	if mounts, err = s.Prepare(t.Context(), "on it", "changed"); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := manifest.Find(mounts[0].Source); err != nil || len(m.Layers) != 2 {
+		t.Errorf("manifest %+v, %v, want the image's layer and the container's", m, err)
+	}
+	if usage, err := s.Usage(t.Context(), "changed"); err != nil || usage.Size == 0 {
+		t.Errorf("usage %+v, %v", usage, err)
+	}
+	for _, key := range []string{"on it", "changed"} {
+		if err := s.Remove(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantFiles(t, s, layersDir, 1)
+}
+
+func contentsOfDir(t testing.TB, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// A snapshot that a crash left half committed is active again, with its changes.
+func TestCrashWhileCommitting(t *testing.T) {
+	root := t.TempDir()
+	s := open(t, root)
+	mounts, err := s.Prepare(t.Context(), "c", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(mounts[0].Source)
+	mountOnce(t, filepath.Join(dir, writableFile))
+	seal, err := s.seal(t.Context(), "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := seal.record(seal.id, dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, root)
+	wantFiles(t, s, layersDir, 0)
+	if left := contentsOfDir(t, dir); !slices.Equal(left, []string{"applevm.json", "fs", "rw.img"}) {
+		t.Errorf("the snapshot has %q", left)
+	}
+	if err := s.Commit(t.Context(), "committed", "c"); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -258,6 +258,21 @@ func TestCompareShowsWhatTheContainerSaw(t *testing.T) {
 			if out, err := exec.Command("e2fsck", "-fn", r.image(applied.Digest)).CombinedOutput(); err != nil {
 				t.Errorf("e2fsck: %v: %s", err, out)
 			}
+			if mediaType != ocispec.MediaTypeImageLayer {
+				return
+			}
+			// The snapshot that the container ran on, committed, has the same layer.
+			if err := r.sn.Commit(t.Context(), "committed", "container"); err != nil {
+				t.Fatal(err)
+			}
+			view, err := r.sn.View(t.Context(), "of the committed", "committed")
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := r.Compare(t.Context(), lower, view, diff.WithMediaType(mediaType))
+			if err != nil || again.Digest != desc.Digest {
+				t.Errorf("Compare with the committed snapshot = %v, %v, before it was committed %v", again.Digest, err, desc.Digest)
+			}
 		})
 	}
 }
