@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/applevm/applevm/guest/agent/agenttest"
+	"github.com/applevm/applevm/guest/api"
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
 )
 
@@ -526,8 +527,6 @@ func TestWhatIsNotBuiltSaysSo(t *testing.T) {
 	ctx := agenttest.Context(t)
 	for name, call := range map[string]func() error{
 		"Checkpoint": func() error { _, err := h.Task.Checkpoint(ctx, &taskapi.CheckpointTaskRequest{}); return err },
-		"Update":     func() error { _, err := h.Task.Update(ctx, &taskapi.UpdateTaskRequest{}); return err },
-		"Stats":      func() error { _, err := h.Task.Stats(ctx, &taskapi.StatsRequest{}); return err },
 		"Shutdown":   func() error { _, err := h.Task.Shutdown(ctx, &taskapi.ShutdownRequest{}); return err },
 	} {
 		err := call()
@@ -605,7 +604,7 @@ func TestGuestService(t *testing.T) {
 	h := newHost(t)
 	ctx := agenttest.Context(t)
 	info, err := h.Guest.Info(ctx, &guestv1.InfoRequest{})
-	if err != nil || info.Version != 1 || info.Kernel == "" || info.AgentStartNs != 1 || info.AgentReadyNs != 2 {
+	if err != nil || info.Version != api.Version || info.Kernel == "" || info.AgentStartNs != 1 || info.AgentReadyNs != 2 {
 		t.Errorf("info %v, %v", info, err)
 	}
 	if _, err := h.Guest.SetClock(ctx, &guestv1.SetClockRequest{UnixNanos: 1_700_000_000_000_000_000}); err != nil {
