@@ -95,6 +95,9 @@ func (p *process) watch() {
 	p.stdio.closeIn()
 	if p.id == "" {
 		p.container.killRest()
+	}
+	p.stdio.exited()
+	if p.id == "" {
 		// Whoever hears of the exit may read the disk: what the container has
 		// written must be on it, as it would be on the host under runc.
 		if err := p.container.freeze(); err != nil {

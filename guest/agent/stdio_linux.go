@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -38,6 +39,7 @@ type stdio struct {
 	master      *os.File
 
 	closing atomic.Bool // CloseIO was called
+	ended   atomic.Bool // the process has ended
 	inOnce  sync.Once
 }
 
@@ -172,40 +174,120 @@ func (s *stdio) started() error {
 }
 
 // copyOut carries a process's output to the host until everybody in the guest
-// has closed it, and then says so. A host that has gone away does not stop the
-// process: its output is read and thrown away.
+// has closed it, and then says so; when the process has ended it marks the place.
+//
+// A host that has gone away closes the pipe, as it would for runc: whoever writes
+// on gets a SIGPIPE. A terminal has no such signal but the hangup, which is too
+// much: its output is read and thrown away.
 func (s *stdio) copyOut(r *os.File, conn net.Conn) {
 	defer r.Close()
-	var w *stream.Writer
+	o := &outStream{r: r, terminal: s.terminal, w: stream.NewWriter(io.Discard)}
 	if conn != nil {
 		defer conn.Close()
-		w = stream.NewWriter(conn)
+		o.w = stream.NewWriter(conn)
 	}
-	buf := make([]byte, outBuffer)
 	for {
-		n, err := r.Read(buf)
-		if n > 0 && w != nil {
-			if _, werr := w.Write(buf[:n]); werr != nil {
-				w = nil
-			}
+		n, err := r.Read(o.w.Buffer())
+		if serr := o.send(n); serr != nil {
+			return
+		}
+		if errors.Is(err, os.ErrDeadlineExceeded) && s.ended.Load() {
+			_ = r.SetReadDeadline(time.Time{})
+			err = o.sendRest()
 		}
 		if err != nil { // io.EOF; EIO from a terminal
-			break
+			_ = o.w.Close()
+			return
 		}
-	}
-	if w != nil {
-		_ = w.Close()
 	}
 }
 
-// outBuffer is the size of a pipe, in bytes: no read returns more.
-const outBuffer = 64 << 10
+// outStream is one output stream of a process.
+type outStream struct {
+	r        *os.File
+	w        *stream.Writer
+	terminal bool
+	gone     bool // the host takes no more
+}
+
+// send sends n bytes of the writer's buffer.
+func (o *outStream) send(n int) error {
+	if o.gone {
+		return nil
+	}
+	err := o.w.Send(n)
+	if err != nil && o.terminal {
+		o.gone, err = true, nil
+	}
+	return err
+}
+
+// sendRest sends what an ended process has left in its pipe, and then the mark. It
+// does not wait for others, who may hold the pipe for ever.
+func (o *outStream) sendRest() error {
+	for left := maxPipe; left > 0; {
+		n, err := readNow(o.r, o.w.Buffer())
+		if err == unix.EAGAIN {
+			break
+		}
+		if err == nil {
+			err = o.send(n)
+		}
+		if err != nil {
+			return err
+		}
+		left -= n
+	}
+	if o.gone {
+		return nil
+	}
+	_ = o.w.Mark() // a host that has gone away is noticed with the next bytes
+	return nil
+}
+
+// maxPipe is more than a pipe or a terminal can hold, in bytes.
+const maxPipe = 1 << 20
+
+// readNow reads what is there; EAGAIN if there is nothing.
+func readNow(f *os.File, p []byte) (n int, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	rerr := raw.Read(func(fd uintptr) bool {
+		for {
+			if n, err = unix.Read(int(fd), p); err != unix.EINTR {
+				return true
+			}
+		}
+	})
+	switch {
+	case rerr != nil:
+		return 0, rerr
+	case err != nil:
+		return 0, err
+	case n == 0:
+		return 0, io.EOF
+	}
+	return n, nil
+}
+
+// exited is called when the process has ended: what it has written is marked off
+// from what others go on to write.
+func (s *stdio) exited() {
+	s.ended.Store(true)
+	for _, r := range []*os.File{s.outR, s.erR} {
+		if r != nil {
+			_ = r.SetReadDeadline(time.Now()) // interrupts the read
+		}
+	}
+}
 
 // copyIn carries the host's input to the process.
 func (s *stdio) copyIn() {
 	defer s.closeIn()
 	r := stream.NewReader(s.in)
-	buf := make([]byte, 32<<10)
+	buf := make([]byte, inBuffer)
 	for {
 		if s.closing.Load() {
 			_ = s.in.SetReadDeadline(time.Now().Add(closeIdle))
@@ -221,6 +303,9 @@ func (s *stdio) copyIn() {
 		}
 	}
 }
+
+// inBuffer is how much input is passed on at a time, in bytes: what a pipe holds.
+const inBuffer = 64 << 10
 
 // closeIn ends the process's stdin. A terminal stays open, as it would for
 // runc: it has no end of input.

@@ -446,17 +446,62 @@ func TestFastExitsLoseNoOutput(t *testing.T) {
 func TestBackgroundChildDoesNotHoldTheExit(t *testing.T) {
 	h := newHost(t)
 	box := h.Box(h.System())
-	x := box.MustExec("bg", "sh", "-c", "sleep 1000 & echo started")
+	x := box.MustExec("bg", "sh", "-c", "sleep 1000 & echo started; head -c 50000 /dev/zero; echo; echo end")
 	if code := x.Wait(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	x.Stdout.WaitFor(t, "started\n")
+	<-x.Stdout.Marked
+	if out := x.Stdout.String(); !strings.HasPrefix(out, "started\n") || !strings.HasSuffix(out, "end\n") || len(out) != 50000+len("started\n\nend\n") {
+		t.Errorf("before the mark came %d bytes", len(out))
+	}
 	select {
 	case <-x.Stdout.Done:
 		t.Error("the stream has ended although a process still holds it")
 	default:
 	}
 	x.MustDelete()
+	if err := box.Kill(unix.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	<-x.Stdout.Done
+}
+
+// A child that never stops to write does not hold back the mark of its parent.
+func TestMarkComesThoughOthersWriteOn(t *testing.T) {
+	h := newHost(t)
+	box := h.Box(h.System())
+	x := box.MustExec("bg", "sh", "-c", "echo first; cat /dev/zero &")
+	if code := x.Wait(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	<-x.Stdout.Marked
+	if out := x.Stdout.String(); !strings.HasPrefix(out, "first\n") {
+		t.Errorf("before the mark came %.20q", out)
+	}
+	if err := box.Kill(unix.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	<-x.Stdout.Done
+}
+
+// A child that ignores the hangup holds the terminal, but not the mark.
+func TestTerminalIsMarkedThoughOthersHoldIt(t *testing.T) {
+	h := newHost(t)
+	box := h.Box(h.System())
+	x := h.NewRun(box.ID, "tty", true, false)
+	spec := agenttest.Spec([]string{"sh", "-c", "trap '' HUP; sleep 1000 & head -c 3000 /dev/zero; echo end"}).Process
+	spec.Terminal = true
+	if err := x.ExecSpec(spec); err != nil {
+		t.Fatal(err)
+	}
+	x.MustStart()
+	if code := x.Wait(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	<-x.Stdout.Marked
+	if out := x.Stdout.String(); !strings.HasSuffix(out, "end\r\n") || len(out) != 3005 {
+		t.Errorf("%d bytes before the mark", len(out))
+	}
 	if err := box.Kill(unix.SIGKILL, false); err != nil {
 		t.Fatal(err)
 	}
@@ -483,7 +528,7 @@ func TestHostThatDoesNotReadHoldsBackOneStreamOnly(t *testing.T) {
 	if got := x.Stderr.String(); got != "" {
 		t.Errorf("the process has ended: %q", got)
 	}
-	// A host that goes away lets the process run on.
+	// When the host goes away head gets a SIGPIPE and the shell runs on.
 	_ = (<-ch).Close()
 	x.Stderr.WaitFor(t, "done\n")
 	if code := x.Wait(); code != 0 {

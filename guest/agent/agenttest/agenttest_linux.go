@@ -218,7 +218,14 @@ type Output struct {
 	buf  bytes.Buffer
 	// Done is closed when the stream has ended.
 	Done chan struct{}
-	err  error
+	// Marked is closed when all that the process wrote is in the output.
+	Marked   chan struct{}
+	markOnce sync.Once
+	err      error
+}
+
+func newOutput() *Output {
+	return &Output{Done: make(chan struct{}), Marked: make(chan struct{})}
 }
 
 func (o *Output) collect(ch chan net.Conn) {
@@ -226,6 +233,7 @@ func (o *Output) collect(ch chan net.Conn) {
 	o.conn = <-ch
 	defer o.conn.Close()
 	r := stream.NewReader(o.conn)
+	r.OnMark = func() { o.markOnce.Do(func() { close(o.Marked) }) }
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := r.Read(buf)
@@ -261,11 +269,11 @@ func (h *Host) NewRun(id, execID string, terminal, stdin bool) *Run {
 	r := &Run{h: h, ID: id, ExecID: execID}
 	var ch chan net.Conn
 	r.OutName, ch = h.expect()
-	r.Stdout = &Output{Done: make(chan struct{})}
+	r.Stdout = newOutput()
 	go r.Stdout.collect(ch)
 	if !terminal {
 		r.ErrName, ch = h.expect()
-		r.Stderr = &Output{Done: make(chan struct{})}
+		r.Stderr = newOutput()
 		go r.Stderr.collect(ch)
 	}
 	if stdin {
