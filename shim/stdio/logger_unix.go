@@ -21,8 +21,8 @@ import (
 // itself when both streams have ended, loggerTerm how long after a SIGTERM: as
 // long as containerd's runc shim gives it.
 const (
-	loggerReady = 10 * time.Second
-	loggerExit  = 2 * time.Second
+	loggerReady = 30 * time.Second
+	loggerExit  = 10 * time.Second
 	loggerTerm  = 12 * time.Second
 )
 
@@ -30,7 +30,7 @@ const (
 // URIs (containerd, core/runtime/v2/logging): it reads stdout from descriptor 3,
 // stderr from 4, and closes 5 when it is ready.
 type logger struct {
-	stdout, stderr *onceCloser
+	stdout, stderr *output
 	cmd            *exec.Cmd
 	done           chan struct{} // closed when the program has ended
 }
@@ -87,7 +87,7 @@ func startLogger(ctx context.Context, cfg Config) (_ *logger, err error) {
 		<-l.done
 		return nil, fmt.Errorf("logging program %s: %w", u.Path, err)
 	}
-	l.stdout, l.stderr = &onceCloser{File: outW}, &onceCloser{File: errW}
+	l.stdout, l.stderr = &output{File: outW}, &output{File: errW}
 	files = []*os.File{outR, errR, readyR}
 	return l, nil
 }

@@ -6,18 +6,15 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 
 	"github.com/containerd/log"
 
 	"github.com/applevm/applevm/guest/stream"
 )
-
-// bufferSize is the size of a stream's copy buffer in bytes. With the frame that
-// the stream's reader holds it is all the memory that a stream takes.
-const bufferSize = 32 << 10
 
 // Config says where a process's streams go, as containerd's task API does.
 type Config struct {
@@ -34,26 +31,43 @@ type Config struct {
 
 // IO is the host's end of a process's streams.
 type IO struct {
-	stdin, stdout, stderr *end
-	keepOpen              io.Closer // see openStdin
-	logger                *logger
+	stdin          *stdin
+	stdout, stderr *end
+	logger         *logger
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	output sync.WaitGroup
+	output sync.WaitGroup // until all output has been written
 	all    sync.WaitGroup
 
-	stdinOnce, closeOnce sync.Once
+	closeOnce sync.Once
 }
 
-// end is one stream: its name in the guest and its file on the host.
+// stdin is the input stream: its name in the guest and its file on the host.
+type stdin struct {
+	token stream.Token
+	slot  *slot
+	src   *input
+}
+
+// end is one output stream.
 type end struct {
 	name  string // for logs
 	token stream.Token
 	slot  *slot
-	src   io.ReadCloser  // of stdin
-	dst   io.WriteCloser // of stdout and stderr
+	dst   *output
+
+	written  atomic.Int64  // bytes
+	marked   chan struct{} // closed when all that the process itself wrote has been written
+	markOnce sync.Once
+	done     chan struct{} // closed when the stream has ended and was read
 }
+
+func newEnd(name string, dst *output) *end {
+	return &end{name: name, token: stream.NewToken(), dst: dst, marked: make(chan struct{}), done: make(chan struct{})}
+}
+
+func (e *end) mark() { e.markOnce.Do(func() { close(e.marked) }) }
 
 // errClosed ends the streams of an IO that is closed.
 var errClosed = errors.New("stdio is closed")
@@ -75,25 +89,35 @@ func (s *IO) open(ctx context.Context, cfg Config) error {
 		cfg.Stderr = ""
 	}
 	if cfg.Stdin != "" {
-		src, keep, err := openStdin(cfg.Stdin)
+		src, err := openStdin(cfg.Stdin)
 		if err != nil {
 			return fmt.Errorf("open stdin: %w", err)
 		}
-		s.stdin = &end{name: "stdin", token: stream.NewToken(), src: src}
-		s.keepOpen = keep
+		s.stdin = &stdin{token: stream.NewToken(), src: src}
 	}
 	stdout, stderr, err := s.openOutput(ctx, cfg)
 	if stdout != nil {
-		s.stdout = &end{name: "stdout", token: stream.NewToken(), dst: stdout}
+		s.stdout = newEnd("stdout", stdout)
 	}
 	if stderr != nil {
-		s.stderr = &end{name: "stderr", token: stream.NewToken(), dst: stderr}
+		s.stderr = newEnd("stderr", stderr)
 	}
 	return err
 }
 
+// outputs are the output streams that there are.
+func (s *IO) outputs() []*end {
+	var list []*end
+	for _, e := range []*end{s.stdout, s.stderr} {
+		if e != nil {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
 // openOutput opens what stdout and stderr go to; nil where there is no stream.
-func (s *IO) openOutput(ctx context.Context, cfg Config) (stdout, stderr io.WriteCloser, err error) {
+func (s *IO) openOutput(ctx context.Context, cfg Config) (stdout, stderr *output, err error) {
 	scheme, path := splitURI(cfg.Stdout)
 	switch scheme {
 	case "binary", "binary-v2":
@@ -107,11 +131,11 @@ func (s *IO) openOutput(ctx context.Context, cfg Config) (stdout, stderr io.Writ
 		}
 		return s.logger.stdout, s.logger.stderr, nil
 	case "file":
-		if stdout, err = openFile(path); err != nil {
+		if stdout, err = openLogFile(cfg.Stdout); err != nil {
 			return nil, nil, fmt.Errorf("open stdout: %w", err)
 		}
 		if !cfg.Terminal {
-			if stderr, err = openFile(path); err != nil {
+			if stderr, err = openLogFile(cfg.Stdout); err != nil {
 				return stdout, nil, fmt.Errorf("open stderr: %w", err)
 			}
 		}
@@ -145,39 +169,45 @@ func splitURI(s string) (scheme, path string) {
 // Names returns the names under which the guest finds the streams, empty where
 // there is none.
 func (s *IO) Names() (stdin, stdout, stderr string) {
-	name := func(e *end) string {
-		if e == nil {
-			return ""
-		}
-		return e.token.String()
+	if s.stdin != nil {
+		stdin = s.stdin.token.String()
 	}
-	return name(s.stdin), name(s.stdout), name(s.stderr)
+	if s.stdout != nil {
+		stdout = s.stdout.token.String()
+	}
+	if s.stderr != nil {
+		stderr = s.stderr.token.String()
+	}
+	return stdin, stdout, stderr
 }
 
 // Copy begins to carry bytes over the connections that the guest will make to
 // h. It returns at once.
 func (s *IO) Copy(h *Hub) {
-	for _, e := range []*end{s.stdout, s.stderr} {
-		if e == nil {
-			continue
-		}
+	for _, e := range s.outputs() {
 		e.slot = h.expect(e.token)
 		s.output.Add(1)
 		s.all.Go(func() {
-			defer s.output.Done()
-			s.copyOut(e)
+			defer close(e.done)
+			defer e.dst.Close()
+			func() {
+				defer s.output.Done()
+				s.copyOut(e)
+			}()
+			s.awaitReader(e)
 		})
 	}
-	if e := s.stdin; e != nil {
-		e.slot = h.expect(e.token)
-		s.all.Go(func() { s.copyIn(e) })
+	if i := s.stdin; i != nil {
+		i.slot = h.expect(i.token)
+		s.all.Go(func() { s.copyIn(i) })
 	}
 }
 
-// copyOut carries the guest's output to its destination. The end of the stream
-// closes the destination at once: clients wait for that.
+// copyOut carries the guest's output to its destination, until its end or until
+// nobody is left to read it. The guest then does to the writers what a pipe
+// without a reader does.
 func (s *IO) copyOut(e *end) {
-	defer e.dst.Close()
+	defer e.mark()
 	conn, err := e.slot.wait(s.ctx)
 	if err != nil {
 		s.warn(e, err)
@@ -185,28 +215,51 @@ func (s *IO) copyOut(e *end) {
 	}
 	defer conn.Close()
 	defer closeOnDone(s.ctx, conn)()
-	buf := make([]byte, bufferSize)
 	r := stream.NewReader(conn)
-	w := &sink{w: e.dst, failed: func(err error) { s.warn(e, err) }}
-	if _, err := io.CopyBuffer(w, struct{ io.Reader }{r}, buf); err != nil {
+	r.OnMark = e.mark
+	if _, err := r.WriteTo(&sink{end: e, failed: func(err error) { s.warn(e, err) }}); err != nil {
+		if errors.Is(err, syscall.EPIPE) {
+			log.G(s.ctx).WithField("stream", e.name).Debug("nobody reads the output of a process any more")
+			return
+		}
 		s.warn(e, err)
 	}
 }
 
-// copyIn carries the client's input into the guest, and its end.
-func (s *IO) copyIn(e *end) {
-	conn, err := e.slot.wait(s.ctx)
+// copyIn carries the client's input into the guest, and its end. When nobody
+// reads it any more in the guest, the FIFO has no reader either.
+func (s *IO) copyIn(i *stdin) {
+	defer i.src.Close()
+	conn, err := i.slot.wait(s.ctx)
 	if err != nil {
-		s.warn(e, err)
+		if s.ctx.Err() == nil {
+			log.G(s.ctx).WithError(err).Warn("stdin of a process was cut")
+		}
 		return
 	}
 	defer conn.Close()
 	defer closeOnDone(s.ctx, conn)()
+	// The guest sends nothing here: what ends the read is that it has closed, which
+	// no write would find out while the client says nothing.
+	closed := make(chan struct{})
+	s.all.Go(func() {
+		defer close(closed)
+		_, _ = io.Copy(io.Discard, conn)
+		_ = i.src.Close()
+	})
 	w := stream.NewWriter(conn)
-	if _, err := io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{e.src}, make([]byte, bufferSize)); err != nil {
-		// The process has ended or closed its stdin: nobody wants the rest.
-		log.G(s.ctx).WithError(err).Debug("stdin ended early")
-		return
+	for {
+		n, err := i.src.Read(w.Buffer())
+		if serr := w.Send(n); serr != nil {
+			return
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			log.G(s.ctx).WithError(err).Debug("stdin ended early")
+			return
+		}
 	}
 	if err := w.Close(); err != nil {
 		log.G(s.ctx).WithError(err).Debug("end of stdin not sent")
@@ -214,7 +267,7 @@ func (s *IO) copyIn(e *end) {
 	}
 	// Closing right behind the end could reset the connection before the guest
 	// has read everything: the guest closes first.
-	_, _ = io.Copy(io.Discard, conn)
+	<-closed
 }
 
 // closeOnDone closes conn when ctx ends, so that no read or write outlives it.
@@ -230,32 +283,31 @@ func (s *IO) warn(e *end, err error) {
 	}
 }
 
-// sink goes on taking bytes when its writer has failed (the log's disk is full,
-// the logging program has died): a process must not hang because nobody listens.
+// sink writes to a stream's destination.
 type sink struct {
-	w      io.Writer
+	*end
 	failed func(error)
 	broken bool
 }
 
 func (s *sink) Write(p []byte) (int, error) {
-	if s.broken {
-		return len(p), nil
+	n, err := s.dst.Write(p)
+	s.written.Add(int64(n))
+	if !s.dst.keepOn {
+		return n, err
 	}
-	if _, err := s.w.Write(p); err != nil {
-		s.broken = true
+	if err != nil && !s.broken {
 		s.failed(err)
 	}
+	s.broken = err != nil
 	return len(p), nil
 }
 
 // CloseStdin lets stdin end when its last writer has closed it.
 func (s *IO) CloseStdin() {
-	s.stdinOnce.Do(func() {
-		if s.keepOpen != nil {
-			s.keepOpen.Close()
-		}
-	})
+	if s.stdin != nil {
+		s.stdin.src.letEnd()
+	}
 }
 
 // Wait returns when all output has been delivered, or with ctx's error.
@@ -279,10 +331,8 @@ func (s *IO) Close() {
 	s.closeOnce.Do(func() {
 		s.cancel(errClosed)
 		s.CloseStdin()
-		for _, e := range []*end{s.stdout, s.stderr} {
-			if e != nil {
-				e.dst.Close()
-			}
+		for _, e := range s.outputs() {
+			e.dst.Close()
 		}
 		if s.stdin != nil {
 			s.stdin.src.Close()
@@ -292,22 +342,4 @@ func (s *IO) Close() {
 			s.logger.close()
 		}
 	})
-}
-
-// onceCloser is a file that may be closed twice, and what is closed with it.
-type onceCloser struct {
-	*os.File
-	also io.Closer
-	once sync.Once
-	err  error
-}
-
-func (c *onceCloser) Close() error {
-	c.once.Do(func() {
-		c.err = c.File.Close()
-		if c.also != nil {
-			c.also.Close()
-		}
-	})
-	return c.err
 }

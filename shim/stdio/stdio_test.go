@@ -37,6 +37,13 @@ func logMain(args []string) {
 	ready := os.NewFile(5, "ready")
 	_, _ = ready.Write([]byte{1})
 	ready.Close()
+	if len(args) > 1 && args[1] == "die-later" {
+		_, _ = io.ReadFull(os.NewFile(3, "stdout"), make([]byte, 10))
+		os.Exit(1)
+	}
+	if len(args) > 1 && args[1] == "slow" {
+		time.Sleep(2500 * time.Millisecond)
+	}
 	var wg sync.WaitGroup
 	for fd, name := range map[uintptr]string{3: "stdout", 4: "stderr"} {
 		wg.Go(func() {
@@ -293,7 +300,7 @@ func TestOpenErrorsNameTheStream(t *testing.T) {
 		{Config{Stderr: filepath.Join(w.dir, "none")}, "open stderr"},
 		{Config{Stdout: w.dir}, "is a directory"},
 		{Config{Stdout: "npipe://x"}, `scheme "npipe" is not implemented`},
-		{Config{Stdout: "file://relative"}, "not an absolute path"},
+		{Config{Stdout: "file://relative"}, "does not name an absolute path"},
 	} {
 		if _, err := Open(context.Background(), tc.cfg); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%+v: error %v, want one with %q", tc.cfg, err, tc.want)

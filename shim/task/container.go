@@ -41,7 +41,7 @@ const (
 	// shim does.
 	outputTimeout = 10 * time.Second
 	// stdioTimeout bounds the opening of stdio, logging programs included.
-	stdioTimeout = 15 * time.Second
+	stdioTimeout = 35 * time.Second
 	// execsTimeout is how long the container's exit waits for those of its
 	// execs, which must be published first.
 	execsTimeout = 5 * time.Second

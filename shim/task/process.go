@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,6 +36,11 @@ type process struct {
 	// its exit is published: an exit is never told before its start.
 	lifecycle sync.Mutex
 	exited    chan struct{}
+	// settling is set while the process has ended and its output is being read;
+	// unread is done when that shall not be waited for any more, by giveUp.
+	settling atomic.Bool
+	unread   context.Context
+	giveUp   context.CancelFunc
 
 	mu          sync.Mutex
 	st          state
@@ -51,7 +57,9 @@ type state struct {
 }
 
 func newProcess(c *container, execID string, cfg stdio.Config) *process {
-	return &process{c: c, execID: execID, stdio: cfg, exited: make(chan struct{}), st: state{status: tasktypes.Status_CREATED}}
+	p := &process{c: c, execID: execID, stdio: cfg, exited: make(chan struct{}), st: state{status: tasktypes.Status_CREATED}}
+	p.unread, p.giveUp = context.WithCancel(context.Background())
+	return p
 }
 
 func newExec(c *container, r *taskapi.ExecProcessRequest) (*process, error) {
@@ -226,13 +234,14 @@ func (p *process) fail(ctx context.Context, status uint32) {
 	p.inGuest = false
 	p.mu.Unlock()
 	p.closeIO()
-	p.setExited(status)
+	p.setExited(status, time.Now())
 }
 
-func (p *process) setExited(status uint32) {
+func (p *process) setExited(status uint32, at time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.st = state{status: tasktypes.Status_STOPPED, exitStatus: status, exitedAt: time.Now()}
+	p.st = state{status: tasktypes.Status_STOPPED, exitStatus: status, exitedAt: at}
+	p.giveUp()
 	close(p.exited)
 }
 
@@ -255,13 +264,22 @@ func (p *process) watch() {
 	} else if status != 0 {
 		c.lookAtMemory()
 	}
+	at := time.Now()
 	if p.execID == "" {
 		c.rec.Mark(trace.Exit)
 		c.awaitExecs()
 	}
+	// Clients stop to read when they hear of the exit.
+	p.mu.Lock()
+	io := p.io
+	p.mu.Unlock()
+	if io != nil {
+		p.settling.Store(true)
+		io.Settle(p.unread, p.execID == "")
+	}
 	p.lifecycle.Lock()
 	defer p.lifecycle.Unlock()
-	p.setExited(status)
+	p.setExited(status, at)
 	c.s.events.send(&apievents.TaskExit{
 		ContainerID: c.id,
 		ID:          p.id(),
@@ -291,8 +309,16 @@ func (c *container) awaitExecs() {
 			p.lifecycle.Lock()
 			p.lifecycle.Unlock() //nolint:staticcheck // waits, nothing else
 		case <-timeout:
-			log.G(c.ctx).WithField("exec", p.execID).Warn("a process outlives its container")
-			return
+			// Perhaps nobody reads its output.
+			for _, p := range list {
+				p.giveUp()
+			}
+			select {
+			case <-p.exited:
+			case <-time.After(time.Second):
+				log.G(c.ctx).WithField("exec", p.execID).Warn("a process outlives its container")
+				return
+			}
 		}
 	}
 }
@@ -305,6 +331,9 @@ func (p *process) kill(ctx context.Context, signal uint32, all bool) error {
 		return errdefs.ErrNotFound.WithMessage(fmt.Sprintf("process %s has already finished", p.id()))
 	case st == tasktypes.Status_CREATED && p.execID != "":
 		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("process %s is not started", p.id()))
+	}
+	if signal == sigkill && p.settling.Load() {
+		p.giveUp() // it has ended but for its output
 	}
 	err := p.c.call(ctx, killTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
 		_, err := t.Kill(ctx, &taskapi.KillRequest{ID: p.c.id, ExecID: p.execID, Signal: signal, All: all})
