@@ -113,6 +113,7 @@ func (s *stdio) attach(p *libcontainer.Process, ids *idmap) error {
 		if r, w, err = os.Pipe(); err != nil {
 			return nil, nil, err
 		}
+		widen(w)
 		if ids != nil {
 			uid, gid := ids.of(0, 0)
 			if err := r.Chown(uid, gid); err != nil { // both ends are one inode
@@ -186,10 +187,14 @@ func (s *stdio) copyOut(r *os.File, conn net.Conn) {
 		defer conn.Close()
 		o.w = stream.NewWriter(conn)
 	}
+	var pace pace
 	for {
 		n, err := r.Read(o.w.Buffer())
 		if serr := o.send(n); serr != nil {
 			return
+		}
+		if err == nil {
+			pace.wait(n)
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) && s.ended.Load() {
 			_ = r.SetReadDeadline(time.Time{})
@@ -200,6 +205,48 @@ func (s *stdio) copyOut(r *os.File, conn net.Conn) {
 			return
 		}
 	}
+}
+
+// pipeSize is the size of a process's pipes in bytes, four times the kernel's own
+// choice: so much can be written before somebody has to run who reads it, which on
+// one emulated processor is what costs most.
+const pipeSize = 256 << 10
+
+// widen gives a pipe its size. It works without.
+
+func widen(f *os.File) {
+	if raw, err := f.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _, _ = unix.FcntlInt(fd, unix.F_SETPIPE_SZ, pipeSize) })
+	}
+}
+
+// pace holds a reader back whose writer writes little and often: each of its writes
+// would cost a wake-up and a packet. What is written once, and what is typed, is
+// passed on at once.
+type pace struct {
+	last time.Time
+	runs int // short reads that followed each other closely
+}
+
+// Of a pace: what is a short read in bytes, closely, and often; and how long the
+// writer is left alone then.
+const (
+	shortRead = 32 << 10
+	closely   = 2 * time.Millisecond
+	often     = 8
+	gather    = time.Millisecond
+)
+
+// wait is called after a read of n bytes.
+func (p *pace) wait(n int) {
+	now := time.Now()
+	if n >= shortRead || now.Sub(p.last) > closely {
+		p.runs = 0
+	} else if p.runs++; p.runs >= often {
+		time.Sleep(gather)
+		now = time.Now()
+	}
+	p.last = now
 }
 
 // outStream is one output stream of a process.
@@ -283,29 +330,24 @@ func (s *stdio) exited() {
 	}
 }
 
-// copyIn carries the host's input to the process.
+// copyIn carries the host's input to the process, until the host's end or until
+// the process has closed its stdin or is gone.
 func (s *stdio) copyIn() {
 	defer s.closeIn()
-	r := stream.NewReader(s.in)
-	buf := make([]byte, inBuffer)
-	for {
-		if s.closing.Load() {
-			_ = s.in.SetReadDeadline(time.Now().Add(closeIdle))
-		}
-		n, err := r.Read(buf)
-		if n > 0 {
-			if _, werr := s.inW.Write(buf[:n]); werr != nil {
-				return // the process has closed its stdin or is gone
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
+	_, _ = stream.NewReader(s.in).WriteTo(inWriter{s})
 }
 
-// inBuffer is how much input is passed on at a time, in bytes: what a pipe holds.
-const inBuffer = 64 << 10
+// inWriter writes to the process's stdin. After CloseIO each of its writes gives
+// the host more time.
+type inWriter struct{ *stdio }
+
+func (w inWriter) Write(p []byte) (int, error) {
+	n, err := w.inW.Write(p)
+	if w.closing.Load() {
+		_ = w.in.SetReadDeadline(time.Now().Add(closeIdle))
+	}
+	return n, err
+}
 
 // closeIn ends the process's stdin. A terminal stays open, as it would for
 // runc: it has no end of input.
