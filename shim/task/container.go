@@ -79,7 +79,14 @@ type container struct {
 	annotations map[string]string
 	init        *process
 	execs       map[string]*process
+
+	starting turns // execs that are being started
 }
+
+// maxStarting is how many execs start at a time. A machine starts as many in a
+// second, however many wait: without turns the last of a crowd would be given up
+// for being late.
+const maxStarting = 8
 
 func newContainer(s *Service, r *taskapi.CreateTaskRequest) *container {
 	c := &container{
@@ -89,6 +96,7 @@ func newContainer(s *Service, r *taskapi.CreateTaskRequest) *container {
 		rec:        trace.New(s.opts.Namespace, r.ID),
 		createDone: make(chan struct{}),
 		execs:      map[string]*process{},
+		starting:   make(turns, maxStarting),
 	}
 	c.ctx = log.WithLogger(s.ctx, log.G(s.ctx).WithField("id", r.ID))
 	c.init = newProcess(c, "", stdio.Config{

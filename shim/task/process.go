@@ -167,10 +167,12 @@ func (p *process) startExec(ctx context.Context) error {
 	if over {
 		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("container %s does not run", c.id))
 	}
-	err := p.execInGuest(ctx)
-	if err == nil {
-		err = p.startInGuest(ctx)
-	}
+	err := c.starting.in(ctx, func() error {
+		if err := p.execInGuest(ctx); err != nil {
+			return err
+		}
+		return p.startInGuest(ctx)
+	})
 	if err != nil {
 		err = runtimeError("OCI runtime exec failed: exec failed", err)
 		p.fail(ctx, exitStatusOf(err))
@@ -180,6 +182,20 @@ func (p *process) startExec(ctx context.Context) error {
 	c.s.events.send(&apievents.TaskExecStarted{ContainerID: c.id, ExecID: p.execID, Pid: c.pid()})
 	go p.watch()
 	return nil
+}
+
+// turns lets a few at a time do what all want to do at once.
+type turns chan struct{}
+
+// in runs f when it is its turn, or returns ctx's error.
+func (t turns) in(ctx context.Context, f func() error) error {
+	select {
+	case t <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-t }()
+	return f()
 }
 
 // execInGuest opens the process's stdio and tells the guest of it.
