@@ -274,7 +274,7 @@ func (o *outStream) send(n int) error {
 func (o *outStream) sendRest() error {
 	for left := maxPipe; left > 0; {
 		n, err := readNow(o.r, o.w.Buffer())
-		if err == unix.EAGAIN {
+		if errors.Is(err, unix.EAGAIN) {
 			break
 		}
 		if err == nil {
@@ -303,7 +303,7 @@ func readNow(f *os.File, p []byte) (n int, err error) {
 	}
 	rerr := raw.Read(func(fd uintptr) bool {
 		for {
-			if n, err = unix.Read(int(fd), p); err != unix.EINTR {
+			if n, err = unix.Read(int(fd), p); !errors.Is(err, unix.EINTR) {
 				return true
 			}
 		}

@@ -175,7 +175,7 @@ func (r *Reader) WriteTo(w io.Writer) (int64, error) {
 	var n int64
 	for {
 		err := r.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return n, nil
 		}
 		if err == nil {

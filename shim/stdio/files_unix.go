@@ -27,7 +27,9 @@ type input struct {
 	keep *os.File
 	// ending is set when keep is closed.
 	ending atomic.Bool
-	once   sync.Once
+	// unwanted is set when nobody reads it any more.
+	unwanted atomic.Bool
+	once     sync.Once
 }
 
 // openStdin opens the FIFO, or what else there is, at path for reading.
@@ -53,6 +55,9 @@ func openStdin(path string) (*input, error) {
 // Read implements io.Reader.
 func (i *input) Read(p []byte) (int, error) {
 	for {
+		if i.unwanted.Load() {
+			return 0, errUnwanted
+		}
 		if i.ending.Load() {
 			_ = i.SetReadDeadline(time.Now().Add(lookAgain)) // a plain file has none and needs none
 		}
@@ -62,6 +67,14 @@ func (i *input) Read(p []byte) (int, error) {
 		}
 		return n, err
 	}
+}
+
+var errUnwanted = errors.New("the process reads its stdin no more")
+
+// letGo ends reading, and leaves the FIFO open.
+func (i *input) letGo() {
+	i.unwanted.Store(true)
+	_ = i.SetReadDeadline(time.Now())
 }
 
 // letEnd lets the input end when its last client has closed it.

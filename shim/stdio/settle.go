@@ -22,9 +22,14 @@ const (
 // Clients need it: containerd's closes its ends of the FIFOs as soon as it hears
 // of the exit (client.task.Delete, cio.Cancel), nerdctl's logging program its pipes.
 //
+// Then nobody reads the process's stdin any more.
+//
 // last says that no process is left which could write, so that who has not opened
 // a FIFO by now will find nothing in it.
 func (s *IO) Settle(ctx context.Context, last bool) {
+	if s.stdin != nil {
+		defer s.stdin.src.Close()
+	}
 	if last {
 		for _, e := range s.outputs() {
 			e.dst.leave()

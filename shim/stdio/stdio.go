@@ -189,7 +189,7 @@ func (s *IO) Copy(h *Hub) {
 		s.output.Add(1)
 		s.all.Go(func() {
 			defer close(e.done)
-			defer e.dst.Close()
+			defer func() { _ = e.dst.Close() }() // said by the last write, if it matters
 			func() {
 				defer s.output.Done()
 				s.copyOut(e)
@@ -226,10 +226,11 @@ func (s *IO) copyOut(e *end) {
 	}
 }
 
-// copyIn carries the client's input into the guest, and its end. When nobody
-// reads it any more in the guest, the FIFO has no reader either.
+// copyIn carries the client's input into the guest, and its end. When nobody reads
+// it any more in the guest, the FIFO is left alone until the process has ended: a
+// client that writes to one without a reader gets a SIGPIPE, and ctr and nerdctl pass
+// all their signals on to the process, which may only have closed its stdin.
 func (s *IO) copyIn(i *stdin) {
-	defer i.src.Close()
 	conn, err := i.slot.wait(s.ctx)
 	if err != nil {
 		if s.ctx.Err() == nil {
@@ -245,7 +246,7 @@ func (s *IO) copyIn(i *stdin) {
 	s.all.Go(func() {
 		defer close(closed)
 		_, _ = io.Copy(io.Discard, conn)
-		_ = i.src.Close()
+		i.src.letGo()
 	})
 	w := stream.NewWriter(conn)
 	for {
@@ -253,7 +254,7 @@ func (s *IO) copyIn(i *stdin) {
 		if serr := w.Send(n); serr != nil {
 			return
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -332,7 +333,7 @@ func (s *IO) Close() {
 		s.cancel(errClosed)
 		s.CloseStdin()
 		for _, e := range s.outputs() {
-			e.dst.Close()
+			_ = e.dst.Close()
 		}
 		if s.stdin != nil {
 			s.stdin.src.Close()
