@@ -68,7 +68,8 @@ func (d *disks) acquire(ctx context.Context, serial, fsType string, writable boo
 	if !validDiskID(serial) {
 		return "", invalid("%q is no disk ID", serial)
 	}
-	if fsType != "ext4" {
+	// erofs has no writing: what containerd's erofs snapshotter makes of layers.
+	if fsType != "ext4" && (fsType != "erofs" || writable) {
 		return "", invalid("disk %q: file system type %q is not supported", serial, fsType)
 	}
 	d.mu.Lock()

@@ -22,6 +22,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/shim"
 
+	"github.com/applevm/applevm/shim/plan"
 	"github.com/applevm/applevm/shim/record"
 	"github.com/applevm/applevm/shim/trace"
 )
@@ -50,9 +51,12 @@ func (Shim) Start(ctx context.Context, params *bootapi.BootstrapParams) (_ *boot
 		return nil, err
 	}
 	result := &bootapi.BootstrapResult{Version: taskVersion, Protocol: "ttrpc"}
-	// Said here, it need not be asked for with -info, which costs a process. A
-	// bind of our snapshotter's is the one mount that is handled.
-	if err := result.AddExtension(&types.MountCapabilities{Types: []string{"bind"}}); err != nil {
+	// Said here, it need not be asked for with -info, which costs a process.
+	// What is named here the host is not to mount, the guest does: a bind of our
+	// snapshotter's, and images with an overlay of them.
+	if err := result.AddExtension(&types.MountCapabilities{
+		Types: append([]string{"bind"}, plan.ImageMounts...), Transforms: plan.ImageTransforms,
+	}); err != nil {
 		return nil, err
 	}
 	if params.GetSocketDir() == "" {

@@ -4,15 +4,12 @@
 package plan
 
 import (
-	"fmt"
 	"io/fs"
 
-	"github.com/containerd/containerd/api/types"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/applevm/applevm/config"
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
-	"github.com/applevm/applevm/manifest"
 	"github.com/applevm/applevm/vmm"
 )
 
@@ -22,8 +19,8 @@ type Input struct {
 	Namespace, ID string
 	// Spec is the bundle's config.json.
 	Spec []byte
-	// Snapshot is what stands behind the rootfs mount (see Snapshot).
-	Snapshot manifest.Manifest
+	// Rootfs is what the container's root file system is made of (see FindRootfs).
+	Rootfs Rootfs
 	// Machine holds the configured defaults.
 	Machine config.Machine
 	// Wish is the size that the runtime's options ask for.
@@ -85,29 +82,6 @@ type File struct {
 	ReadOnly bool
 }
 
-// Snapshot finds the manifest behind the rootfs mounts that containerd hands
-// over. It takes exactly one mount: a bind of a snapshot of applevm-snapshotter.
-func Snapshot(rootfs []*types.Mount) (manifest.Manifest, error) {
-	const use = "use the applevm snapshotter (for instance: ctr run --snapshotter applevm)"
-	switch {
-	case len(rootfs) == 0:
-		return manifest.Manifest{}, invalid("the container has no root filesystem: %s", use)
-	case len(rootfs) > 1:
-		return manifest.Manifest{}, unsupported("a root filesystem of %d mounts (the last of type %q) is not implemented: %s",
-			len(rootfs), rootfs[len(rootfs)-1].GetType(), use)
-	case rootfs[0].GetType() != "bind":
-		return manifest.Manifest{}, unsupported("a root filesystem of mount type %q is not implemented: %s", rootfs[0].GetType(), use)
-	}
-	m, err := manifest.Find(rootfs[0].GetSource())
-	if isNoManifest(err) {
-		return manifest.Manifest{}, unsupported("a root filesystem in the host directory %s is not implemented: %s", rootfs[0].GetSource(), use)
-	}
-	if err != nil {
-		return manifest.Manifest{}, fmt.Errorf("root filesystem: %w", err)
-	}
-	return m, nil
-}
-
 // New makes the plan, or says in one sentence why there is none: an
 // errdefs.ErrInvalidArgument for what can never be, an errdefs.ErrNotImplemented
 // for what is not built yet.
@@ -126,7 +100,7 @@ func New(in Input) (*Plan, error) {
 	}
 	p.Warnings = warnings
 	p.Machine = machine(in, size)
-	rootfs, disks, err := root(in.Snapshot)
+	rootfs, disks, err := root(in.Rootfs)
 	if err != nil {
 		return nil, err
 	}

@@ -41,12 +41,12 @@ func input(t testing.TB, change func(*specs.Spec)) Input {
 		Namespace: "default",
 		ID:        "web",
 		Spec:      b,
-		Snapshot: manifest.Manifest{
+		Rootfs: snapshot(manifest.Manifest{
 			Layers: []manifest.Layer{
 				{Path: "/host/base.img", FSType: "ext4"}, {Path: "/host/app.img", FSType: "ext4"},
 			},
 			Writable: &manifest.Writable{Path: "/host/rw.img", FSType: "ext4"},
-		},
+		}),
 		Machine: config.Default().Machine,
 		Boot:    Boot{Kernel: "/host/kernel", Initrd: "/host/initramfs", Cmdline: []string{"quiet"}},
 		Host:    Host{DefaultCPUs: 1, Memory: 8 << 30},
@@ -96,7 +96,7 @@ func TestDisksAndTreesMatch(t *testing.T) {
 
 func TestViewIsReadOnly(t *testing.T) {
 	in := input(t, nil)
-	in.Snapshot.Writable = nil
+	in.Rootfs.Writable = nil
 	p, err := New(in)
 	if err != nil {
 		t.Fatal(err)
@@ -348,7 +348,7 @@ func TestProcessDropsLabels(t *testing.T) {
 	}
 }
 
-func TestSnapshot(t *testing.T) {
+func TestRootfsOfASnapshot(t *testing.T) {
 	snap := t.TempDir()
 	fsDir := filepath.Join(snap, manifest.FacadeDir)
 	if err := os.Mkdir(fsDir, 0o700); err != nil {
@@ -357,7 +357,7 @@ func TestSnapshot(t *testing.T) {
 	if err := manifest.Write(snap, manifest.Manifest{Layers: []manifest.Layer{{Path: "/x", FSType: "ext4"}}}); err != nil {
 		t.Fatal(err)
 	}
-	if m, err := Snapshot([]*types.Mount{{Type: "bind", Source: fsDir}}); err != nil || len(m.Layers) != 1 {
+	if m, err := FindRootfs([]*types.Mount{{Type: "bind", Source: fsDir}}); err != nil || len(m.Layers) != 1 {
 		t.Errorf("%v, %v", m, err)
 	}
 	for _, tc := range []struct {
@@ -370,7 +370,7 @@ func TestSnapshot(t *testing.T) {
 		{"two", []*types.Mount{{Type: "bind"}, {Type: "erofs"}}, `2 mounts (the last of type "erofs")`},
 		{"a directory", []*types.Mount{{Type: "bind", Source: t.TempDir()}}, "host directory"},
 	} {
-		if _, err := Snapshot(tc.mounts); err == nil || !strings.Contains(err.Error(), tc.err) {
+		if _, err := FindRootfs(tc.mounts); err == nil || !strings.Contains(err.Error(), tc.err) {
 			t.Errorf("%s: error %v, want one with %q", tc.name, err, tc.err)
 		}
 	}

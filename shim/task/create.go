@@ -53,7 +53,7 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 	if err != nil {
 		return err
 	}
-	snapshot, err := plan.Snapshot(r.Rootfs)
+	rootfs, err := plan.FindRootfs(r.Rootfs)
 	if err != nil {
 		return err
 	}
@@ -61,7 +61,7 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		Namespace: c.s.opts.Namespace,
 		ID:        c.id,
 		Spec:      spec,
-		Snapshot:  snapshot,
+		Rootfs:    rootfs,
 		Machine:   cfg.Machine,
 		Wish:      plan.Size{CPUs: asked.CPUs, Memory: asked.MemoryMiB << 20},
 		Boot:      plan.Boot{Kernel: img.Kernel, Initrd: img.Initrd, Cmdline: img.Cmdline},

@@ -617,7 +617,7 @@ type Tree struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The disk's virtio-blk serial number.
 	Disk string `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`
-	// "ext4".
+	// "ext4", or "erofs" of a read-only tree.
 	FsType string `protobuf:"bytes,2,opt,name=fs_type,json=fsType,proto3" json:"fs_type,omitempty"`
 	// The tree's directory within the file system; empty is its root.
 	Directory     string `protobuf:"bytes,3,opt,name=directory,proto3" json:"directory,omitempty"`
