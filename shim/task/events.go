@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	apievents "github.com/containerd/containerd/api/events"
@@ -20,8 +21,16 @@ type Publisher interface {
 // eventQueue is how many events may wait for containerd before calls wait too.
 const eventQueue = 128
 
-// flushTimeout bounds the sending of what is queued when the shim ends.
-const flushTimeout = 5 * time.Second
+// flushTimeout bounds the sending of what is queued when the shim ends,
+// awayTimeout if containerd did not take the event before, or for awayAfter does not
+// take the one that is being sent: each attempt then takes seconds (pkg/shim waits for
+// containerd's socket to appear), and a shim that has nothing left to do is not to stay
+// for as long.
+const (
+	flushTimeout = 5 * time.Second
+	awayTimeout  = 200 * time.Millisecond
+	awayAfter    = time.Second
+)
 
 // forwarder publishes events one after the other, in the order of send.
 type forwarder struct {
@@ -29,6 +38,8 @@ type forwarder struct {
 	publisher Publisher
 	queue     chan events.Event
 	done      chan struct{}
+	away      atomic.Bool  // the last event was not taken
+	sending   atomic.Int64 // since when an event is being sent (UnixNano), 0 if none is
 
 	mu     sync.RWMutex
 	closed bool
@@ -52,7 +63,11 @@ func (f *forwarder) run() {
 	defer close(f.done)
 	defer f.publisher.Close()
 	for e := range f.queue {
-		if err := f.publisher.Publish(f.ctx, topic(e), e); err != nil {
+		f.sending.Store(time.Now().UnixNano())
+		err := f.publisher.Publish(f.ctx, topic(e), e)
+		f.sending.Store(0)
+		f.away.Store(err != nil)
+		if err != nil {
 			log.G(f.ctx).WithError(err).WithField("topic", topic(e)).Error("event not published")
 		}
 	}
@@ -60,7 +75,7 @@ func (f *forwarder) run() {
 
 // close sends what is queued and ends the forwarder.
 func (f *forwarder) close(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
+	ctx, cancel := context.WithTimeout(ctx, f.patience())
 	defer cancel()
 	go func() {
 		f.mu.Lock()
@@ -74,6 +89,15 @@ func (f *forwarder) close(ctx context.Context) {
 	case <-f.done:
 	case <-ctx.Done():
 	}
+}
+
+// patience is how long close waits.
+func (f *forwarder) patience() time.Duration {
+	since := f.sending.Load()
+	if f.away.Load() || since != 0 && time.Since(time.Unix(0, since)) > awayAfter {
+		return awayTimeout
+	}
+	return flushTimeout
 }
 
 // topic is an event's topic, as containerd's clients filter for it
