@@ -19,7 +19,7 @@ NERDCTL_VERSION    := 2.3.5
 
 .PHONY: help
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
 .PHONY: deps
 deps: ## install what the system must provide (Debian: apt, only what is missing; macOS: says what to brew)
@@ -67,6 +67,19 @@ tools: deps ## build the unmodified containerd, its clients and its runc shim th
 	CGO_ENABLED=0 go build -C tools/nerdctl -trimpath -o $(CURDIR)/bin/ \
 	  -ldflags '$(LDFLAGS) -X github.com/containerd/nerdctl/v2/pkg/version.Version=v$(NERDCTL_VERSION)' \
 	  github.com/containerd/nerdctl/v2/cmd/nerdctl
+
+# How long the stress lasts (0 leaves it out), and how the suite hands over root file systems.
+CONFORMANCE_STRESS   ?= 10m
+CONFORMANCE_PROFILES ?= images
+
+.PHONY: conformance
+conformance: build guest conformance-tools ## run containerd's conformance and stress suite for shims (CONFORMANCE_STRESS=30s; docs/conformance.md)
+	@go run ./e2e/conformance -stress $(CONFORMANCE_STRESS) -profiles $(CONFORMANCE_PROFILES)
+
+.PHONY: conformance-tools
+conformance-tools: deps ## build that suite and the program that its containers run, into bin/
+	CGO_ENABLED=0 go test -c -C tools/shimtest -trimpath -ldflags '$(LDFLAGS)' -o $(CURDIR)/bin/shimtest.test .
+	CGO_ENABLED=0 GOOS=linux go build -C tools/shimtest -trimpath -ldflags '$(LDFLAGS)' -o $(CURDIR)/bin/ github.com/containerd/shimtest/cmd/testbin
 
 .PHONY: bench-tools
 bench-tools: deps ## build what only the bench compares with, into bin/
