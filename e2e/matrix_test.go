@@ -303,6 +303,9 @@ var normals = []struct {
 	{regexp.MustCompile(`(?m)^level=error msg="forward signal child exited".*\n`), ""},
 	{regexp.MustCompile(`\[\d{4}\]`), "[SECONDS]"}, // of a log line on a terminal
 	{regexp.MustCompile(`(Less than a|About a|\d+) (second|minute)s?( ago)?`), "AGE"},
+	// What one kernel has and another has not: a host's and a guest's.
+	{regexp.MustCompile(`,inode64\b`), ""},
+	{regexp.MustCompile(`(?m)^.* /proc/kcore$\n?|^/proc/kcore tmpfs.*$\n?`), ""},
 }
 
 func normalise(s string) string {
