@@ -20,6 +20,7 @@ import (
 	"github.com/applevm/applevm/config"
 	"github.com/applevm/applevm/shim/bootstrap"
 	"github.com/applevm/applevm/shim/machine"
+	"github.com/applevm/applevm/shim/publish"
 	"github.com/applevm/applevm/shim/record"
 	"github.com/applevm/applevm/shim/task"
 	"github.com/applevm/applevm/shim/trace"
@@ -29,7 +30,7 @@ func main() {
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
 		ID:       "task",
-		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
+		Requires: []plugin.Type{plugins.InternalPlugin},
 		InitFn:   newTaskService,
 	})
 	// The shim's children are waited for one by one: reaping all that ends would
@@ -41,7 +42,7 @@ func main() {
 }
 
 func newTaskService(ic *plugin.InitContext) (any, error) {
-	publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
+	publisher, err := publish.New(ic.Properties[plugins.PropertyTTRPCAddress])
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +65,7 @@ func newTaskService(ic *plugin.InitContext) (any, error) {
 		Namespace: ns,
 		Config:    sync.OnceValues(func() (config.Config, error) { return config.Load("") }),
 		Driver:    machine.NewDriver,
-		Publisher: publisher.(shim.Publisher),
+		Publisher: publisher,
 		Shutdown:  sd.(shutdown.Service),
 		TraceFile: os.Getenv(trace.Env),
 		Marks: func(r *trace.Recorder) {

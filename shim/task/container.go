@@ -16,7 +16,6 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/applevm/applevm/shim/hooks"
 	"github.com/applevm/applevm/shim/machine"
 	"github.com/applevm/applevm/shim/plan"
 	"github.com/applevm/applevm/shim/record"
@@ -81,6 +80,12 @@ type container struct {
 	execs       map[string]*process
 
 	starting turns // execs that are being started
+
+	// hooksMu is held while poststart hooks run, and for good before poststop's do;
+	// endPoststart ends the former for the latter.
+	hooksMu      sync.Mutex
+	over         context.Context
+	endPoststart context.CancelFunc
 }
 
 // maxStarting is how many execs start at a time. A machine starts as many in a
@@ -99,6 +104,7 @@ func newContainer(s *Service, r *taskapi.CreateTaskRequest) *container {
 		starting:   make(turns, maxStarting),
 	}
 	c.ctx = log.WithLogger(s.ctx, log.G(s.ctx).WithField("id", r.ID))
+	c.over, c.endPoststart = context.WithCancel(c.ctx)
 	c.init = newProcess(c, "", stdio.Config{
 		Namespace: s.opts.Namespace, ID: r.ID,
 		Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal,
@@ -320,14 +326,7 @@ func (c *container) destroy(ctx context.Context) {
 			wg.Go(p.closeIO)
 		}
 		wg.Wait()
-		if disk.Hooks {
-			if err := hooks.RunAll(ctx, "poststop", c.hooks.Poststop, c.state(specs.StateStopped)); err != nil {
-				log.G(ctx).WithError(err).Warn("a hook failed")
-			}
-			if err := c.save(func(r *record.Record) { r.Hooks = false }); err != nil {
-				log.G(ctx).WithError(err).Warn("hooks may run again")
-			}
-		}
+		c.poststop(disk.Hooks)
 		if disk.MachineDir != "" {
 			if err := os.RemoveAll(disk.MachineDir); err != nil {
 				log.G(ctx).WithError(err).Error("the machine's directory was not removed")
@@ -336,18 +335,6 @@ func (c *container) destroy(ctx context.Context) {
 		c.rec.Mark(trace.DeleteEnd)
 		c.finishTrace()
 	})
-}
-
-// state is what hooks are told.
-func (c *container) state(status specs.ContainerState) specs.State {
-	return specs.State{
-		Version:     specs.Version,
-		ID:          c.id,
-		Status:      status,
-		Pid:         int(c.pid()),
-		Bundle:      c.bundle,
-		Annotations: c.annotations,
-	}
 }
 
 // save changes the container's record on disk.

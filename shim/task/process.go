@@ -11,13 +11,12 @@ import (
 	apievents "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/applevm/applevm/shim/hooks"
 	"github.com/applevm/applevm/shim/plan"
 	"github.com/applevm/applevm/shim/stdio"
 	"github.com/applevm/applevm/shim/trace"
@@ -132,6 +131,16 @@ func (p *process) isInGuest() bool {
 
 // start runs the process.
 func (p *process) start(ctx context.Context) error {
+	if err := p.startLocked(ctx); err != nil || p.execID != "" {
+		return err
+	}
+	// Not under the lock: a hook that takes its time does not hold up the exit.
+	p.c.poststart()
+	p.c.rec.Mark(trace.StartEnd)
+	return nil
+}
+
+func (p *process) startLocked(ctx context.Context) error {
 	p.lifecycle.Lock()
 	defer p.lifecycle.Unlock()
 	switch p.state().status {
@@ -149,13 +158,7 @@ func (p *process) start(ctx context.Context) error {
 	if err := p.startInGuest(ctx); err != nil {
 		return runtimeError("OCI runtime start failed", err)
 	}
-	p.running()
-	c.s.events.send(&apievents.TaskStart{ContainerID: c.id, Pid: c.pid()})
-	if err := hooks.Run(ctx, "poststart", c.hooks.Poststart, c.state(specs.StateRunning)); err != nil {
-		// The runtime specification says: log a warning and go on.
-		log.G(c.ctx).WithError(err).Warn("a hook failed")
-	}
-	c.rec.Mark(trace.StartEnd)
+	p.running(&apievents.TaskStart{ContainerID: c.id, Pid: c.pid()})
 	return nil
 }
 
@@ -178,8 +181,7 @@ func (p *process) startExec(ctx context.Context) error {
 		p.fail(ctx, exitStatusOf(err))
 		return err
 	}
-	p.running()
-	c.s.events.send(&apievents.TaskExecStarted{ContainerID: c.id, ExecID: p.execID, Pid: c.pid()})
+	p.running(&apievents.TaskExecStarted{ContainerID: c.id, ExecID: p.execID, Pid: c.pid()})
 	go p.watch()
 	return nil
 }
@@ -231,10 +233,12 @@ func (p *process) startInGuest(ctx context.Context) error {
 	})
 }
 
-func (p *process) running() {
+// running notes that the process runs; event is queued before anybody can know.
+func (p *process) running(event events.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.st.status = tasktypes.Status_RUNNING
+	p.c.s.events.send(event)
 }
 
 // fail ends an exec that could not be started. No exit is published, for no
@@ -250,13 +254,18 @@ func (p *process) fail(ctx context.Context, status uint32) {
 	p.inGuest = false
 	p.mu.Unlock()
 	p.closeIO()
-	p.setExited(status, time.Now())
+	p.setExited(status, time.Now(), nil)
 }
 
-func (p *process) setExited(status uint32, at time.Time) {
+// setExited notes the process's end. event, if not nil, is queued before anybody
+// can know of the end and cause another event.
+func (p *process) setExited(status uint32, at time.Time, event *apievents.TaskExit) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.st = state{status: tasktypes.Status_STOPPED, exitStatus: status, exitedAt: at}
+	if event != nil {
+		p.c.s.events.send(event)
+	}
 	p.giveUp()
 	close(p.exited)
 }
@@ -295,13 +304,12 @@ func (p *process) watch() {
 	}
 	p.lifecycle.Lock()
 	defer p.lifecycle.Unlock()
-	p.setExited(status, at)
-	c.s.events.send(&apievents.TaskExit{
+	p.setExited(status, at, &apievents.TaskExit{
 		ContainerID: c.id,
 		ID:          p.id(),
 		Pid:         c.pid(),
 		ExitStatus:  status,
-		ExitedAt:    timestamppb.New(p.state().exitedAt),
+		ExitedAt:    timestamppb.New(at),
 	})
 }
 

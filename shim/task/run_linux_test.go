@@ -173,6 +173,10 @@ func TestAKilledMachineEndsItsProcesses(t *testing.T) {
 	if got := c.wait(""); got != 137 {
 		t.Errorf("exit status %d", got)
 	}
+	// A containerd that starts now removes a task without processes as one that never was.
+	if r, err := c.client.Pids(c.ctx(), &taskapi.PidsRequest{ID: c.id}); err != nil || len(r.Processes) != 1 || r.Processes[0].Pid != st.Pid {
+		t.Errorf("pids of a task that is not deleted: %v, %v", r, err)
+	}
 	if _, err := c.tryExec("late", "program", "true"); err == nil {
 		t.Error("exec in a machine that has ended")
 	}

@@ -68,7 +68,7 @@ func New(ctx context.Context, opts Options) *Service {
 	s := &Service{
 		opts:       opts,
 		ctx:        ctx,
-		events:     newForwarder(ctx, opts.Publisher),
+		events:     newForwarder(ctx, opts.Namespace, opts.Publisher),
 		containers: map[string]*container{},
 	}
 	opts.Shutdown.RegisterCallback(func(ctx context.Context) error {
@@ -288,7 +288,10 @@ func (s *Service) Pids(_ context.Context, r *taskapi.PidsRequest) (*taskapi.Pids
 		return nil, toWire(err)
 	}
 	resp := &taskapi.PidsResponse{}
-	if pid := c.pid(); pid != 0 && !c.machineEnded() {
+	// Also of a machine that has ended: a containerd that starts again takes a task
+	// without processes for one that never was, and removes it, exit status and all
+	// (containerd, core/runtime/v2/shim_load.go).
+	if pid := c.pid(); pid != 0 {
 		resp.Processes = append(resp.Processes, &tasktypes.ProcessInfo{Pid: pid})
 	}
 	return resp, nil

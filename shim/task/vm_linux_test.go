@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/containerd/v2/core/events"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/ttrpc"
+	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -358,7 +359,11 @@ type recorder struct {
 	list []events.Event
 }
 
-func (r *recorder) Publish(_ context.Context, _ string, e events.Event) error {
+func (r *recorder) Forward(_ context.Context, env *types.Envelope) error {
+	e, err := typeurl.UnmarshalAny(env.Event)
+	if err != nil {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.list = append(r.list, e)
