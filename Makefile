@@ -101,7 +101,7 @@ cross: deps ## build everything that has no cgo for linux/amd64, linux/arm64 and
 	done
 
 .PHONY: generate
-generate: ## regenerate guest/api/v1 from its .proto
+generate: ## regenerate the Go code of the .proto files
 	@scripts/generate
 
 .PHONY: clean

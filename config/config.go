@@ -170,6 +170,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("machine.cpus is %d: use 0 (automatic) to 64", c.Machine.CPUs)
 	case c.Machine.MemoryMiB < 128:
 		return fmt.Errorf("machine.memory_mib is %d: the guest needs at least 128", c.Machine.MemoryMiB)
+	case c.Machine.MemoryMiB > 1<<30: // 1 PiB; in bytes it must not overflow
+		return fmt.Errorf("machine.memory_mib is %d: use at most %d", c.Machine.MemoryMiB, 1<<30)
 	case c.Machine.BootTimeout <= 0:
 		return errors.New("machine.boot_timeout must be positive")
 	case c.Snapshotter.WritableSizeGiB < 1 || c.Snapshotter.WritableSizeGiB > 16<<10:

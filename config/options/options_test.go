@@ -1,16 +1,20 @@
 package options
 
 import (
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	runtimeoptions "github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/typeurl/v2"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/applevm/applevm/config"
+	optionsv1 "github.com/applevm/applevm/config/options/v1"
 )
 
 func TestApply(t *testing.T) {
@@ -48,6 +52,30 @@ func TestApply(t *testing.T) {
 		})
 	}
 	c := config.Default()
+	// As containerd's Go client sends it.
+	a, err := typeurl.MarshalAny(&optionsv1.Options{
+		Guest:   &optionsv1.Guest{Dir: "/typed"},
+		Machine: &optionsv1.Machine{Cpus: 2, MemoryMib: 900, BootTimeoutNs: int64(7 * time.Second)},
+		Qemu:    &optionsv1.QEMU{Accel: "tcg"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Apply(&c, typeurl.MarshalProto(a))
+	if want := (Asked{2, 900}); err != nil || got != want || c.Guest.Dir != "/typed" || c.QEMU.Accel != "tcg" || c.Machine.BootTimeout != config.Duration(7*time.Second) {
+		t.Errorf("a typed message: %+v, %v, %+v", got, err, c)
+	}
+	for name, o := range map[string]*optionsv1.Options{
+		"memory_mib": {Machine: &optionsv1.Machine{MemoryMib: math.MaxUint64}}, "cpus": {Machine: &optionsv1.Machine{Cpus: math.MaxUint32}}, "accel": {Qemu: &optionsv1.QEMU{Accel: "warp"}},
+	} {
+		b, err := proto.Marshal(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Apply(&c, &anypb.Any{TypeUrl: "types.example/applevm.options.v1.Options", Value: b}); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("a wrong %s: %v", name, err)
+		}
+	}
 	if got, err := Apply(&c, &anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: []byte{1}}); err != nil || got != (Asked{}) {
 		t.Errorf("another runtime's: %+v, %v", got, err)
 	}
