@@ -64,7 +64,7 @@ func TestUpdateAndStats(t *testing.T) {
 	if r := do(t, update("--memory", "1g")); r.code == 0 || !strings.Contains(r.stderr, "a memory limit of 1GiB is beyond the container's machine") {
 		t.Errorf("update beyond the machine: %s", r)
 	}
-	if out := must(t, s.Nerdctl(ctx, "stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}}", id)); !strings.Contains(out, "/ 48MiB 1") {
+	if out := must(t, s.Nerdctl(ctx, "stats", "--no-stream", "--format", "{{.MemUsage}} {{.PIDs}} {{.NetIO}}", id)); !strings.Contains(out, "/ 48MiB 1 0B / 0B") {
 		t.Errorf("stats: %q", out)
 	}
 }

@@ -206,18 +206,39 @@ func TestExecStdio(t *testing.T) {
 			}
 			wg.Wait()
 		})
+		// ctr closes the task's stdin when its own has ended, but forgets to when that
+		// is before its exec has been made: the test's ends once the process runs.
+		t.Run("empty input ends", func(t *testing.T) {
+			cmd := exec("sh", "-c", "echo ready; wc -c")
+			in, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			timer := time.AfterFunc(limit, func() { _ = cmd.Process.Kill() })
+			defer timer.Stop()
+			ready := make([]byte, len("ready\n"))
+			if _, err := io.ReadFull(out, ready); err != nil {
+				t.Error(err)
+			}
+			in.Close()
+			count, err := io.ReadAll(out)
+			if err != nil || string(count) != "0\n" {
+				t.Errorf("%q, %v", count, err)
+			}
+			if err := cmd.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
 		if rt != "applevm" {
 			return
 		}
-		// With runc's shim it may never end: the client closes it before the exec's
-		// start, when that shim has no stdin yet.
-		t.Run("empty input ends", func(t *testing.T) {
-			cmd := exec("wc", "-c")
-			cmd.Stdin = strings.NewReader("")
-			if got := must(t, cmd); got != "0\n" {
-				t.Errorf("%q", got)
-			}
-		})
 		t.Run("the shim's memory", func(t *testing.T) {
 			shims := s.Shims()
 			if len(shims) != 1 {

@@ -24,11 +24,19 @@ var starter = sync.OnceValue(func() chan<- func() {
 // startBound starts cmd such that the kernel kills it when this process ends,
 // however that happens. (os/exec itself closes the gap between fork and prctl:
 // the child looks whether its parent is still the same.)
-func startBound(cmd *exec.Cmd) error {
+//
+// With aside it gets a network namespace of its own, without interfaces
+// (network_namespaces(7)): what it needs of the network it inherits as files, and
+// clients that count the packets in /proc/PID/net/dev of a task's process
+// (nerdctl stats) do not count the host's.
+func startBound(cmd *exec.Cmd, aside bool) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Pdeathsig: syscall.SIGKILL,
 		// A terminal's interrupt is for us to handle.
 		Setpgid: true,
+	}
+	if aside {
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
 	}
 	result := make(chan error)
 	starter() <- func() { result <- cmd.Start() }
