@@ -38,7 +38,7 @@ test-short: build guest tools ## the same without the slow ones (arm64 guests)
 	go test -race -short -timeout 20m ./...
 
 .PHONY: bench
-bench: build guest tools bench-tools ## print measured numbers and write bench/out/results.json (BENCH=regexp runs a part)
+bench: build guest tools bench-tools conformance-tools ## print measured numbers and write bench/out/results.json (BENCH=regexp runs a part)
 	@go run ./bench -run '$(BENCH)'
 
 .PHONY: build
@@ -78,7 +78,7 @@ conformance: build guest conformance-tools ## run containerd's conformance and s
 
 .PHONY: conformance-tools
 conformance-tools: deps ## build that suite and the program that its containers run, into bin/
-	CGO_ENABLED=0 go test -c -C tools/shimtest -trimpath -ldflags '$(LDFLAGS)' -o $(CURDIR)/bin/shimtest.test .
+	CGO_ENABLED=0 go test -C tools/shimtest -c -trimpath -ldflags '$(LDFLAGS)' -o $(CURDIR)/bin/shimtest.test .
 	CGO_ENABLED=0 GOOS=linux go build -C tools/shimtest -trimpath -ldflags '$(LDFLAGS)' -o $(CURDIR)/bin/ github.com/containerd/shimtest/cmd/testbin
 
 .PHONY: bench-tools

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -97,11 +98,16 @@ func (c cache) mmioParameter(kernel string) (bool, error) {
 	if v, ok := c.get("mmio-" + id); ok {
 		return v == "yes", nil
 	}
-	b, err := os.ReadFile(kernel)
+	f, err := os.Open(kernel)
 	if err != nil {
 		return false, fmt.Errorf("guest kernel: %w", err)
 	}
-	found, answer := bytes.Contains(b, []byte("\x00virtio_mmio.device\x00")), "no"
+	defer f.Close()
+	found, err := contains(f, "\x00virtio_mmio.device\x00")
+	if err != nil {
+		return false, fmt.Errorf("guest kernel: %w", err)
+	}
+	answer := "no"
 	if found {
 		answer = "yes"
 	}
@@ -109,6 +115,26 @@ func (c cache) mmioParameter(kernel string) (bool, error) {
 		_ = c.put("mmio-"+id, answer) // looked up again next time
 	}
 	return found, nil
+}
+
+// contains says whether text is in what r has. A kernel is too big to be held: the
+// memory would stay with the shim.
+func contains(r io.Reader, text string) (bool, error) {
+	buf := make([]byte, 64<<10)
+	kept := 0 // the last bytes of before, in which text may begin
+	for {
+		n, err := io.ReadFull(r, buf[kept:])
+		if bytes.Contains(buf[:kept+n], []byte(text)) {
+			return true, nil
+		}
+		switch {
+		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+			return false, nil
+		case err != nil:
+			return false, err
+		}
+		kept = copy(buf, buf[len(buf)-len(text)+1:])
+	}
 }
 
 // fileID changes with any of the files.
