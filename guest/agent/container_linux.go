@@ -42,9 +42,11 @@ type container struct {
 	updateMu  sync.Mutex            // one update at a time
 	resources *specs.LinuxResources // in force
 
+	pauseMu sync.Mutex // one pause or resume at a time
+	freezer *freezer   // of the file system that takes its changes; nil if it has none
+
 	mu        sync.Mutex
 	execs     map[string]*process
-	frozen    bool // its file system takes no writes
 	deleted   bool // delete has begun
 	destroyed bool // lc.Destroy was successful
 }
@@ -140,6 +142,9 @@ func (c *container) prepare(ctx context.Context, spec *specs.Spec, opts *guestv1
 		return nil, err
 	}
 	c.rootfs = fs
+	if fs.changes != "" {
+		c.freezer = newFreezer(fs.changes)
+	}
 	spec.Root.Path = fs.path
 	if err := addFiles(spec, opts.GetFiles(), filepath.Join(c.dir, "files"), c.ids); err != nil {
 		return nil, err
@@ -214,7 +219,7 @@ func (c *container) addExec(req *taskpb.ExecProcessRequest) error {
 		return fmt.Errorf("cannot exec in a stopped container: %w", errdefs.ErrFailedPrecondition)
 	}
 	if c.isPaused() {
-		return fmt.Errorf("cannot exec in a paused container, resume it first: %w", errdefs.ErrFailedPrecondition)
+		return errPaused
 	}
 	if _, ok := c.execs[req.GetExecId()]; ok {
 		return fmt.Errorf("process %q of container %q: %w", req.GetExecId(), c.id, errdefs.ErrAlreadyExists)
@@ -257,7 +262,7 @@ func (c *container) start(ctx context.Context, p *process) error {
 const startFailed = 255
 
 func (c *container) startInit(p *process) error {
-	if err := c.lc.Exec(); err != nil {
+	if err := c.whileRunning(c.lc.Exec); err != nil {
 		// libcontainer leaves a thread behind that waits for the dead process to
 		// open its FIFO: open it in its place.
 		fifo := filepath.Join(c.agent.opts.Dir, runcDir, c.id, "exec.fifo")
@@ -289,7 +294,11 @@ func (c *container) startExec(ctx context.Context, p *process) error {
 		s.abort()
 		return err
 	}
-	return p.launch(c.lc, s, false)
+	err = c.whileRunning(func() error { return p.launch(c.lc, s, false) })
+	if errors.Is(err, errPaused) {
+		s.abort()
+	}
+	return err
 }
 
 // killRest ends what is left of the container after its first process: nothing
@@ -320,14 +329,8 @@ func (c *container) killRest() {
 
 // killCgroup kills all the container's processes (cgroup.kill, Linux 5.14).
 func (c *container) killCgroup() error {
-	if err := c.thaw(); err != nil {
-		return err
-	}
-	state, err := c.lc.State()
-	if err != nil {
-		return err
-	}
-	err = os.WriteFile(filepath.Join(state.CgroupPaths[""], "cgroup.kill"), []byte("1"), 0)
+	c.thawForEnd()
+	err := os.WriteFile(c.cgroupFile("cgroup.kill"), []byte("1"), 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -395,6 +398,9 @@ func (c *container) delete(p *process) error {
 // release removes the container's cgroup, mounts and files. It may be repeated
 // after a failure.
 func (c *container) release() error {
+	if err := c.thaw(); err != nil {
+		return err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.deleted = true
@@ -405,9 +411,6 @@ func (c *container) release() error {
 		c.destroyed = true
 	}
 	if c.rootfs != nil {
-		if err := c.thawLocked(); err != nil {
-			return err
-		}
 		if err := c.rootfs.unmount(); err != nil {
 			return err
 		}

@@ -3,22 +3,28 @@ package agent
 import (
 	"fmt"
 	"os"
+	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/opencontainers/runc/libcontainer"
-	"golang.org/x/sys/unix"
+	"github.com/sirupsen/logrus"
 )
 
-// Requests of ioctl_fifreeze(2): _IOWR('X', 119, int) and _IOWR('X', 120, int).
+// How long a caller waits for a freeze or a thaw. Each is shorter than what its
+// caller on the host waits (shim/task), so that the host is told.
 const (
-	fiFreeze = 0xC0045877
-	fiThaw   = 0xC0045878
+	pauseFreezeTimeout = 25 * time.Second
+	// exitFreezeTimeout bounds how late an exit is told because of the disk.
+	exitFreezeTimeout = 20 * time.Second
+	thawTimeout       = 2 * time.Second
 )
 
 // pause stops the container's processes, and then freezes the file system that
 // takes its changes: all is written out and its journal is empty, so that the host
 // can read the disk as it is.
 func (c *container) pause() error {
+	c.pauseMu.Lock()
+	defer c.pauseMu.Unlock()
 	lc, err := c.running()
 	if err != nil {
 		return err
@@ -28,7 +34,7 @@ func (c *container) pause() error {
 	}
 	// The processes must stand still first: one that waits for a frozen file
 	// system cannot be stopped.
-	if err := c.freeze(); err != nil {
+	if err := c.freeze(pauseFreezeTimeout); err != nil {
 		_ = lc.Resume()
 		return err
 	}
@@ -37,6 +43,8 @@ func (c *container) pause() error {
 
 // resume undoes pause.
 func (c *container) resume() error {
+	c.pauseMu.Lock()
+	defer c.pauseMu.Unlock()
 	lc, err := c.running()
 	if err != nil {
 		return err
@@ -50,49 +58,46 @@ func (c *container) resume() error {
 	return nil
 }
 
-// isPaused reports whether the container's processes stand still.
+// isPaused reports whether the container's processes stand still. It asks the
+// kernel, for libcontainer does not answer while it starts a process.
 func (c *container) isPaused() bool {
-	status, err := c.lc.Status()
-	return err == nil && status == libcontainer.Paused
+	b, err := os.ReadFile(c.cgroupFile("cgroup.freeze"))
+	return err == nil && strings.TrimSpace(string(b)) == "1"
 }
 
-func (c *container) freeze() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.frozen || c.rootfs.changes == "" {
+// whileRunning runs f, which makes a process, unless the container is paused, and
+// lets no pause come in between: a process that stands still at its start holds up
+// libcontainer, the resuming included.
+func (c *container) whileRunning(f func() error) error {
+	c.pauseMu.Lock()
+	defer c.pauseMu.Unlock()
+	if c.isPaused() {
+		return errPaused
+	}
+	return f()
+}
+
+var errPaused = fmt.Errorf("cannot start a process in a paused container: resume it first: %w", errdefs.ErrFailedPrecondition)
+
+func (c *container) freeze(timeout time.Duration) error {
+	if c.freezer == nil {
 		return nil
 	}
-	if err := freezeIoctl(c.rootfs.changes, fiFreeze); err != nil {
-		return fmt.Errorf("freeze the container's file system: %w", err)
-	}
-	c.frozen = true
-	return nil
+	return c.freezer.freeze(timeout)
 }
 
-// thaw must come before whatever ends processes, which may have to write at their
-// end, and before an unmount, which would leave a frozen file system behind.
+// thaw must come before an unmount, which would leave a frozen file system behind.
 func (c *container) thaw() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.thawLocked()
-}
-
-func (c *container) thawLocked() error {
-	if !c.frozen {
+	if c.freezer == nil {
 		return nil
 	}
-	if err := freezeIoctl(c.rootfs.changes, fiThaw); err != nil {
-		return fmt.Errorf("thaw the container's file system: %w", err)
-	}
-	c.frozen = false
-	return nil
+	return c.freezer.thaw(thawTimeout)
 }
 
-func freezeIoctl(dir string, request uint) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
+// thawForEnd comes before whatever ends processes, which may have to write at their
+// end. They are ended even if it fails: what is only late comes about all the same.
+func (c *container) thawForEnd() {
+	if err := c.thaw(); err != nil {
+		logrus.Warnf("container %s: %v", c.id, err)
 	}
-	defer f.Close()
-	return unix.IoctlSetInt(int(f.Fd()), request, 0)
 }

@@ -78,8 +78,8 @@ func (a *Agent) Shutdown(ctx context.Context, grace time.Duration) error {
 
 func (c *container) shutdown(ctx context.Context, grace time.Duration) error {
 	if !c.init.hasExited() {
-		if c.isPaused() {
-			_ = c.resume() // else it cannot die
+		if grace > 0 && c.isPaused() {
+			_ = c.resume() // else it takes no notice of SIGTERM
 		}
 		if grace > 0 && c.init.kill(unix.SIGTERM) == nil {
 			select {

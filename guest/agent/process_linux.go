@@ -99,8 +99,9 @@ func (p *process) watch() {
 	p.stdio.exited()
 	if p.id == "" {
 		// Whoever hears of the exit may read the disk: what the container has
-		// written must be on it, as it would be on the host under runc.
-		if err := p.container.freeze(); err != nil {
+		// written must be on it, as it would be on the host under runc. But the
+		// exit is told, however slow the disk is.
+		if err := p.container.freeze(exitFreezeTimeout); err != nil {
 			logrus.Errorf("container %s: %v", p.container.id, err)
 		}
 	}
@@ -158,9 +159,7 @@ func (p *process) kill(sig unix.Signal) error {
 		return fmt.Errorf("process %q is not started: %w", p.id, errdefs.ErrFailedPrecondition)
 	}
 	if sig == unix.SIGKILL {
-		if err := p.container.thaw(); err != nil {
-			return err
-		}
+		p.container.thawForEnd()
 	}
 	return finished(proc.Signal(sig))
 }

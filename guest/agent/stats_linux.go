@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/containerd/cgroups/v3/cgroup2"
 	"github.com/containerd/errdefs"
@@ -15,6 +16,11 @@ import (
 // cgroup returns the container's cgroup, which is directly below the root (see
 // parseSpec).
 func (c *container) cgroup() (*cgroup2.Manager, error) { return cgroup2.Load("/" + c.id) }
+
+// cgroupFile is the path of a file of it.
+func (c *container) cgroupFile(name string) string {
+	return filepath.Join("/sys/fs/cgroup", c.id, name)
+}
 
 // stats reads what the container uses, by the code and in the form of
 // containerd's shim for runc (io.containerd.cgroups.v2.Metrics).

@@ -623,6 +623,44 @@ func TestPauseFreezesTheDisk(t *testing.T) {
 	r.MustDelete()
 }
 
+// A process that is to start in a container which was paused meanwhile does not
+// start, and does not hold up the resuming.
+func TestNothingStartsWhilePaused(t *testing.T) {
+	h := newHost(t)
+	fs := h.System()
+	r := h.Box(fs)
+	ctx := agenttest.Context(t)
+	e := h.NewRun(r.ID, "e", false, false)
+	if err := e.ExecSpec(&specs.Process{Args: []string{"true"}, Cwd: "/", Env: []string{"PATH=/bin"}}); err != nil {
+		t.Fatal(err)
+	}
+	created, err := h.Create(agenttest.Config{ID: "c", Args: []string{"true"}}, &guestv1.Rootfs{Lower: fs.Lower})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{r.ID, created.ID} {
+		if _, err := h.Task.Pause(ctx, &taskapi.PauseRequest{ID: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err = h.Task.Start(ctx, &taskapi.StartRequest{ID: r.ID, ExecID: "e"})
+	wantCode(t, err, codes.FailedPrecondition)
+	_, err = h.Task.Start(ctx, &taskapi.StartRequest{ID: created.ID})
+	wantCode(t, err, codes.FailedPrecondition)
+	for _, id := range []string{r.ID, created.ID} {
+		if _, err := h.Task.Resume(ctx, &taskapi.ResumeRequest{ID: id}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if code := r.MustExec("after", "true").Finish(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	created.MustStart()
+	if code := created.Finish(); code != 0 {
+		t.Errorf("exit code %d of a container that was paused before its start", code)
+	}
+}
+
 // What a container has written is on its disk when its end is known, before it is
 // deleted: the host may read it then.
 func TestExitLeavesACleanDisk(t *testing.T) {

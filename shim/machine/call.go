@@ -27,6 +27,8 @@ func (m *Machine) Call(ctx context.Context, timeout time.Duration, f func(ctx co
 		return nil
 	case errors.Is(err, ttrpc.ErrClosed):
 		return m.ended(ctx)
+	case errors.Is(err, errUnsent):
+		return errdefs.ErrUnavailable.WithMessage(err.Error())
 	case errors.Is(err, context.DeadlineExceeded):
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the guest did not answer within %v", timeout))
 	case ctx.Err() != nil:

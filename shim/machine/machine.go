@@ -14,6 +14,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -42,6 +43,7 @@ type Machine struct {
 	control net.Listener
 	streams *stdio.Hub
 	rec     *trace.Recorder
+	unsent  atomic.Int32 // requests that wait to be sent though nobody waits for them
 
 	mu     sync.Mutex
 	client *ttrpc.Client
@@ -127,7 +129,7 @@ func (m *Machine) Connect(ctx context.Context, timeout time.Duration) error {
 // serve makes the agent's connection the one that calls go over.
 func (m *Machine) serve(ctx context.Context, c net.Conn) error {
 	lost := make(chan struct{})
-	client := ttrpc.NewClient(c, ttrpc.WithUnaryClientInterceptor(bounded), ttrpc.WithOnClose(func() { close(lost) }))
+	client := ttrpc.NewClient(c, ttrpc.WithUnaryClientInterceptor(m.bounded), ttrpc.WithOnClose(func() { close(lost) }))
 	m.mu.Lock()
 	m.client = client
 	m.mu.Unlock()
@@ -145,9 +147,19 @@ func (m *Machine) serve(ctx context.Context, c net.Conn) error {
 	return nil
 }
 
+// maxUnsent is how many requests may wait to be sent to a guest that does not read.
+const maxUnsent = 64
+
+// errUnsent is the error of a request beyond maxUnsent.
+var errUnsent = fmt.Errorf("the guest does not read: %d requests wait", maxUnsent)
+
 // bounded lets no call outlast its context. ttrpc alone honours it only while it
-// waits for an answer, not while it sends to a guest that does not read.
-func bounded(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+// waits for an answer, not while it sends to a guest that does not read: what is
+// left behind then waits until the machine ends.
+func (m *Machine) bounded(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *ttrpc.UnaryClientInfo, invoke ttrpc.Invoker) error {
+	if m.unsent.Load() >= maxUnsent {
+		return errUnsent
+	}
 	done := make(chan error, 1)
 	answer := &ttrpc.Response{}
 	go func() { done <- invoke(ctx, req, answer) }()
@@ -158,6 +170,11 @@ func bounded(ctx context.Context, req *ttrpc.Request, resp *ttrpc.Response, _ *t
 		}
 		return err
 	case <-ctx.Done():
+		m.unsent.Add(1)
+		go func() {
+			<-done
+			m.unsent.Add(-1)
+		}()
 		return ctx.Err()
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	apievents "github.com/containerd/containerd/api/events"
@@ -62,7 +63,6 @@ type container struct {
 	createDone chan struct{}      // closed when Create is over
 
 	deleteMu    sync.Mutex // one Delete at a time
-	updateMu    sync.Mutex // one Update at a time
 	destroyOnce sync.Once
 
 	mu          sync.Mutex
@@ -79,7 +79,10 @@ type container struct {
 	init        *process
 	execs       map[string]*process
 
-	starting turns // execs that are being started
+	starting   turns        // execs that are being started
+	pausing    turns        // one pause or resume at a time
+	updating   turns        // one update at a time
+	unanswered atomic.Int32 // requests without an answer (callThrough)
 
 	// hooksMu is held while poststart hooks run, and for good before poststop's do;
 	// endPoststart ends the former for the latter.
@@ -102,6 +105,8 @@ func newContainer(s *Service, r *taskapi.CreateTaskRequest) *container {
 		createDone: make(chan struct{}),
 		execs:      map[string]*process{},
 		starting:   make(turns, maxStarting),
+		pausing:    make(turns, 1),
+		updating:   make(turns, 1),
 	}
 	c.ctx = log.WithLogger(s.ctx, log.G(s.ctx).WithField("id", r.ID))
 	c.over, c.endPoststart = context.WithCancel(c.ctx)
@@ -208,36 +213,6 @@ func (c *container) addExec(_ context.Context, r *taskapi.ExecProcessRequest) er
 	return nil
 }
 
-func (c *container) pause(ctx context.Context) error {
-	err := c.call(ctx, pauseTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
-		_, err := t.Pause(ctx, &taskapi.PauseRequest{ID: c.id})
-		return err
-	})
-	if err == nil {
-		c.setPaused(true)
-		c.s.events.send(&apievents.TaskPaused{ContainerID: c.id})
-	}
-	return err
-}
-
-func (c *container) resume(ctx context.Context) error {
-	err := c.call(ctx, callTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
-		_, err := t.Resume(ctx, &taskapi.ResumeRequest{ID: c.id})
-		return err
-	})
-	if err == nil {
-		c.setPaused(false)
-		c.s.events.send(&apievents.TaskResumed{ContainerID: c.id})
-	}
-	return err
-}
-
-func (c *container) setPaused(v bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.paused = v
-}
-
 // deleteExec removes a process that Exec has added.
 func (c *container) deleteExec(ctx context.Context, p *process) error {
 	if err := p.deletable(); err != nil {
@@ -245,10 +220,7 @@ func (c *container) deleteExec(ctx context.Context, p *process) error {
 	}
 	p.drain(ctx)
 	if p.isInGuest() && !c.machineEnded() {
-		err := c.call(ctx, callTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
-			_, err := t.Delete(ctx, &taskapi.DeleteRequest{ID: c.id, ExecID: p.execID})
-			return err
-		})
+		err := c.call(ctx, callTimeout, p.deleteInGuest)
 		if err != nil && !errdefs.IsNotFound(err) {
 			log.G(c.ctx).WithError(err).WithField("exec", p.execID).Warn("the guest did not delete a process")
 		}
@@ -283,8 +255,7 @@ func (c *container) delete(ctx context.Context) error {
 					return err
 				}
 			}
-			_, err := t.Delete(ctx, &taskapi.DeleteRequest{ID: c.id})
-			return err
+			return c.init.deleteInGuest(ctx, t)
 		})
 		if err != nil {
 			log.G(c.ctx).WithError(err).Warn("the guest did not unmount its disks: ending its machine all the same")

@@ -121,7 +121,7 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		IO:          &apievents.TaskIO{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal},
 		Pid:         c.pid(),
 	})
-	c.init.setInGuest()
+	c.init.setInGuest(true)
 	go c.watchMemory()
 	go c.init.watch()
 	c.rec.Mark(trace.CreateEnd)

@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -117,10 +118,10 @@ func (p *process) setIO(io *stdio.IO) {
 	}
 }
 
-func (p *process) setInGuest() {
+func (p *process) setInGuest(v bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.inGuest = true
+	p.inGuest = v
 }
 
 func (p *process) isInGuest() bool {
@@ -153,13 +154,35 @@ func (p *process) startLocked(ctx context.Context) error {
 	if p.execID != "" {
 		return p.startExec(ctx)
 	}
-	c := p.c
-	c.rec.Mark(trace.StartBegin)
-	if err := p.startInGuest(ctx); err != nil {
+	p.c.rec.Mark(trace.StartBegin)
+	if err := p.startInit(ctx); err != nil {
 		return runtimeError("OCI runtime start failed", err)
 	}
-	p.running(&apievents.TaskStart{ContainerID: c.id, Pid: c.pid()})
 	return nil
+}
+
+// startInit starts the container's own process. One that starts later than its
+// client waited runs nevertheless, and the client is told so by its event.
+func (p *process) startInit(ctx context.Context) error {
+	started := &apievents.TaskStart{ContainerID: p.c.id, Pid: p.c.pid()}
+	return p.c.callThrough(ctx, startTimeout, p.startInGuest, func(err error, late bool) {
+		switch {
+		case err != nil:
+		case !late:
+			p.running(started)
+		default:
+			log.G(p.c.ctx).Warn("the guest has started the container later than its client waited")
+			p.lifecycle.Lock()
+			created := p.state().status == tasktypes.Status_CREATED
+			if created {
+				p.running(started)
+			}
+			p.lifecycle.Unlock()
+			if created {
+				p.c.poststart()
+			}
+		}
+	})
 }
 
 func (p *process) startExec(ctx context.Context) error {
@@ -170,15 +193,9 @@ func (p *process) startExec(ctx context.Context) error {
 	if over {
 		return errdefs.ErrFailedPrecondition.WithMessage(fmt.Sprintf("container %s does not run", c.id))
 	}
-	err := c.starting.in(ctx, func() error {
-		if err := p.execInGuest(ctx); err != nil {
-			return err
-		}
-		return p.startInGuest(ctx)
-	})
-	if err != nil {
+	if err := c.starting.in(ctx, func() error { return p.execInGuest(ctx) }); err != nil {
 		err = runtimeError("OCI runtime exec failed: exec failed", err)
-		p.fail(ctx, exitStatusOf(err))
+		p.fail(exitStatusOf(err))
 		return err
 	}
 	p.running(&apievents.TaskExecStarted{ContainerID: c.id, ExecID: p.execID, Pid: c.pid()})
@@ -186,21 +203,8 @@ func (p *process) startExec(ctx context.Context) error {
 	return nil
 }
 
-// turns lets a few at a time do what all want to do at once.
-type turns chan struct{}
-
-// in runs f when it is its turn, or returns ctx's error.
-func (t turns) in(ctx context.Context, f func() error) error {
-	select {
-	case t <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() { <-t }()
-	return f()
-}
-
-// execInGuest opens the process's stdio and tells the guest of it.
+// execInGuest opens the process's stdio and has the guest start it. What fails leaves
+// nothing in the guest, neither at once nor later.
 func (p *process) execInGuest(ctx context.Context) error {
 	octx, cancel := context.WithTimeout(log.WithLogger(ctx, log.G(p.c.ctx)), stdioTimeout)
 	defer cancel()
@@ -215,22 +219,47 @@ func (p *process) execInGuest(ctx context.Context) error {
 		Spec: &anypb.Any{TypeUrl: processTypeURL, Value: p.spec},
 	}
 	req.Stdin, req.Stdout, req.Stderr = io.Names()
-	p.setInGuest()
-	return p.c.call(ctx, startTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
-		_, err := t.Exec(ctx, req)
-		return err
+	p.setInGuest(true)
+	return p.c.callThrough(ctx, startTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
+		if _, err := t.Exec(ctx, req); err != nil {
+			return err
+		}
+		return p.startInGuest(ctx, t)
+	}, func(err error, late bool) {
+		switch {
+		case late:
+			p.discard()
+		case err != nil:
+			_ = p.c.call(ctx, callTimeout, p.deleteInGuest) // it may not know the process
+		}
 	})
+}
+
+// discard removes a process from the guest that was started too late: its client
+// was told that it failed.
+func (p *process) discard() {
+	err := p.c.call(p.c.ctx, 0, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
+		_, err := t.Kill(ctx, &taskapi.KillRequest{ID: p.c.id, ExecID: p.execID, Signal: sigkill})
+		if err == nil {
+			_, err = t.Wait(ctx, &taskapi.WaitRequest{ID: p.c.id, ExecID: p.execID})
+		}
+		return errors.Join(err, p.deleteInGuest(ctx, t))
+	})
+	log.G(p.c.ctx).WithError(err).WithField("exec", p.execID).Debug("an exec that came too late is removed from the guest")
+}
+
+func (p *process) deleteInGuest(ctx context.Context, t taskapi.TTRPCTaskService) error {
+	_, err := t.Delete(ctx, &taskapi.DeleteRequest{ID: p.c.id, ExecID: p.execID})
+	return err
 }
 
 // processTypeURL is the name under which typeurl knows an OCI process, which is
 // JSON (containerd, core/runtime/v2: typeurl.Register with a version prefix).
 const processTypeURL = "types.containerd.io/opencontainers/runtime-spec/1/Process"
 
-func (p *process) startInGuest(ctx context.Context) error {
-	return p.c.call(ctx, startTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
-		_, err := t.Start(ctx, &taskapi.StartRequest{ID: p.c.id, ExecID: p.execID})
-		return err
-	})
+func (p *process) startInGuest(ctx context.Context, t taskapi.TTRPCTaskService) error {
+	_, err := t.Start(ctx, &taskapi.StartRequest{ID: p.c.id, ExecID: p.execID})
+	return err
 }
 
 // running notes that the process runs; event is queued before anybody can know.
@@ -243,16 +272,8 @@ func (p *process) running(event events.Event) {
 
 // fail ends an exec that could not be started. No exit is published, for no
 // start was.
-func (p *process) fail(ctx context.Context, status uint32) {
-	if p.isInGuest() && !p.c.machineEnded() {
-		_ = p.c.call(ctx, callTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
-			_, err := t.Delete(ctx, &taskapi.DeleteRequest{ID: p.c.id, ExecID: p.execID})
-			return err // it may not know the process
-		})
-	}
-	p.mu.Lock()
-	p.inGuest = false
-	p.mu.Unlock()
+func (p *process) fail(status uint32) {
+	p.setInGuest(false)
 	p.closeIO()
 	p.setExited(status, time.Now(), nil)
 }

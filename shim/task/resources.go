@@ -118,28 +118,35 @@ func (c *container) update(ctx context.Context, a *anypb.Any) error {
 	if !strings.HasSuffix(a.GetTypeUrl(), resourcesSuffix) {
 		return errdefs.ErrInvalidArgument.WithMessage(fmt.Sprintf("container %s: resources of type %q cannot be applied: use an OCI LinuxResources", c.id, a.GetTypeUrl()))
 	}
-	c.updateMu.Lock()
-	defer c.updateMu.Unlock()
+	end, err := c.updating.takeWithin(ctx, callTimeout, "update")
+	if err != nil {
+		return fmt.Errorf("update of container %s: %w", c.id, err)
+	}
 	c.mu.Lock()
 	size, limits := c.size, c.limits
 	c.mu.Unlock()
 	b, limits, warnings, err := plan.Update(a.GetValue(), size, limits)
 	if err != nil {
+		end()
 		return fmt.Errorf("update of container %s: %w", c.id, err)
 	}
 	for _, w := range warnings {
 		log.G(c.ctx).Warn(w)
 	}
-	err = c.call(ctx, callTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
+	err = c.callThrough(ctx, callTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
 		_, err := t.Update(ctx, &taskapi.UpdateTaskRequest{ID: c.id, Resources: &anypb.Any{TypeUrl: a.GetTypeUrl(), Value: b}})
 		return err
+	}, func(err error, _ bool) {
+		defer end()
+		if err == nil {
+			c.mu.Lock()
+			c.limits = limits
+			c.mu.Unlock()
+		}
 	})
 	if err != nil {
 		return fmt.Errorf("update of container %s: %w", c.id, err)
 	}
-	c.mu.Lock()
-	c.limits = limits
-	c.mu.Unlock()
 	return nil
 }
 

@@ -319,18 +319,26 @@ func (c *box) exec(execID string, args ...string) string {
 
 func (c *box) tryExec(execID string, args ...string) (string, error) {
 	c.t.Helper()
+	out, err := c.addExec(execID, args...)
+	if err != nil {
+		return "", err
+	}
+	_, err = c.client.Start(c.ctx(), &taskapi.StartRequest{ID: c.id, ExecID: execID})
+	return out, err
+}
+
+// addExec adds a process that is not started.
+func (c *box) addExec(execID string, args ...string) (string, error) {
+	c.t.Helper()
 	j, err := json.Marshal(specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin"}})
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	out := filepath.Join(c.bundle, execID+".out")
-	if _, err := c.client.Exec(c.ctx(), &taskapi.ExecProcessRequest{
+	_, err = c.client.Exec(c.ctx(), &taskapi.ExecProcessRequest{
 		ID: c.id, ExecID: execID, Stdout: "file://" + out, Stderr: "file://" + out,
 		Spec: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Process", Value: j},
-	}); err != nil {
-		return "", err
-	}
-	_, err = c.client.Start(c.ctx(), &taskapi.StartRequest{ID: c.id, ExecID: execID})
+	})
 	return out, err
 }
 

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -55,6 +56,13 @@ func main() {
 		if err := os.WriteFile(os.Args[2], []byte(os.Args[3]), 0o644); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
+		}
+	case "ps": // the command lines of all others
+		names, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, name := range names {
+			if b, _ := os.ReadFile(name); len(b) > 0 && name != fmt.Sprintf("/proc/%d/cmdline", os.Getpid()) {
+				fmt.Println(strings.Join(strings.Split(strings.TrimRight(string(b), "\x00"), "\x00"), " "))
+			}
 		}
 	case "crash": // panic the kernel
 		_ = os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0)
