@@ -20,6 +20,10 @@ const HostCID = 2
 // serial number field (VIRTIO_BLK_ID_BYTES, virtio 1.2 section 5.2.6).
 const MaxDiskID = 20
 
+// MaxShareTag is the length, in bytes, of the longest Share.Tag (virtio 1.2 section
+// 5.11.4).
+const MaxShareTag = 36
+
 // Errors that Machine's methods return, wrapped with what they concern.
 var (
 	// ErrNotRunning is returned by calls that need a running machine.
@@ -59,6 +63,9 @@ type Config struct {
 	// Disks are attached as virtio-blk devices from the start. The guest finds
 	// each by its ID, never by its order.
 	Disks []Disk
+	// Shares are directories of the host, each a virtio file system device. A
+	// driver opens them in Start: they need not be at their paths any longer.
+	Shares []Share
 }
 
 // Disk is one raw disk image.
@@ -69,6 +76,18 @@ type Disk struct {
 	// Path is the image file on the host; its size must be a multiple of 512.
 	Path string
 	// ReadOnly disks may be attached to many machines at once.
+	ReadOnly bool
+}
+
+// Share is a directory of the host that the guest can mount as a virtiofs.
+type Share struct {
+	// Tag is what the guest mounts: 1 to MaxShareTag bytes of [A-Za-z0-9_.-],
+	// unique within the machine.
+	Tag string
+	// Path is the directory on the host. The guest can reach what is in it,
+	// mounts included, and nothing else.
+	Path string
+	// ReadOnly shares cannot be changed by the guest.
 	ReadOnly bool
 }
 

@@ -14,7 +14,13 @@ const (
 	vsockFD = 3
 	qmpFD   = 4
 	jailFD  = 5
+	// shareFD is the first share's; the others follow.
+	shareFD = 6
 )
+
+// shareQueue is the size of a share's queues: Linux makes requests of as many pages
+// as fit (fs/fuse/virtio_fs.c), at most 256 (FUSE_MAX_MAX_PAGES).
+const shareQueue = 1024
 
 // jailPath is how QEMU names the directory that it inherits.
 var jailPath = "/proc/self/fd/" + strconv.Itoa(jailFD)
@@ -34,7 +40,8 @@ const (
 	// ownDevices are vsock and rng.
 	ownDevices = 2
 
-	maxDisks = pciSlots*pciFunctions - ownDevices
+	// maxDevices is how many disks and shares a machine has at most.
+	maxDevices = pciSlots*pciFunctions - ownDevices
 
 	// msixDisks is how many disks on PCI interrupt by messages of their own, of which
 	// a virtio device takes two (virtio 1.2, 4.1.4.3: configuration and queue). There
@@ -54,7 +61,7 @@ type plan struct {
 	// mmioParameter says that the kernel takes virtio_mmio.device=, by which
 	// microvm tells it of devices that no ACPI table describes.
 	mmioParameter bool
-	// bare leaves out what needs inherited files: vsock and the monitor. The
+	// bare leaves out what needs inherited files: vsock, shares and the monitor. The
 	// accelerator probe boots so.
 	bare bool
 	// jail is the option by which QEMU changes its root to the directory jailFD;
@@ -71,10 +78,10 @@ type machineKind struct {
 	acpi bool
 }
 
-// kind chooses the smallest machine that holds the disks and whose devices the
+// kind chooses the smallest machine that holds the devices and whose devices the
 // kernel finds: microvm and virtio-mmio boot fastest, PCI has room for more.
 func (p *plan) kind() machineKind {
-	n := len(p.Disks) + ownDevices
+	n := len(p.Disks) + len(p.Shares) + ownDevices
 	q35 := machineKind{"q35,usb=off,smbus=off,sata=off,vmport=off", "pci", true}
 	switch {
 	case p.Arch == archARM64 && n <= virtTransports:
@@ -109,7 +116,7 @@ func (p *plan) args() []string {
 		"-cpu", p.cpu(),
 		"-smp", strconv.Itoa(p.CPUs),
 		"-m", mib,
-		// Shared, because the vsock device in our process reads it.
+		// Shared, because the vsock device and the file server in our process read it.
 		"-object", "memory-backend-memfd,id=mem,size=" + mib + ",share=on",
 		"-kernel", p.Kernel, "-initrd", p.Initrd,
 		"-append", strings.Join(p.kernelParameters(), " "),
@@ -135,6 +142,11 @@ func (p *plan) args() []string {
 		a = append(a, p.jail, jailPath)
 	case "-run-with":
 		a = append(a, p.jail, "chroot="+jailPath)
+	}
+	for i, s := range p.Shares {
+		id := "share" + strconv.Itoa(i)
+		a = append(a, "-chardev", fmt.Sprintf("socket,id=%s,fd=%d", id, shareFD+i),
+			"-device", fmt.Sprintf("vhost-user-fs-%s,chardev=%s,tag=%s,queue-size=%d", k.bus, id, s.Tag, shareQueue)+slots.next())
 	}
 	// vsock is the last device: when QEMU asks for its configuration, all
 	// others have been made.

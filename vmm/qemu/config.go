@@ -44,8 +44,9 @@ func validate(cfg vmm.Config) error {
 		return fmt.Errorf("machine %s: directory %q is not absolute", cfg.Name, cfg.Dir)
 	case cfg.Kernel == "" || cfg.Initrd == "":
 		return fmt.Errorf("machine %s: no kernel or no initramfs is given", cfg.Name)
-	case len(cfg.Disks) > maxDisks:
-		return fmt.Errorf("machine %s: %d disks, but at most %d fit", cfg.Name, len(cfg.Disks), maxDisks)
+	case len(cfg.Disks)+len(cfg.Shares) > maxDevices:
+		return fmt.Errorf("machine %s: %d disks and %d shared directories, but at most %d fit in all",
+			cfg.Name, len(cfg.Disks), len(cfg.Shares), maxDevices)
 	}
 	for _, p := range cfg.Cmdline {
 		if p == "" || strings.ContainsAny(p, "\x00\n") {
@@ -54,24 +55,35 @@ func validate(cfg vmm.Config) error {
 	}
 	seen := map[string]bool{}
 	for _, d := range cfg.Disks {
-		if err := checkDiskID(d.ID); err != nil {
-			return fmt.Errorf("machine %s: disk %s: %w", cfg.Name, d.Path, err)
+		if err := checkName(d.ID, vmm.MaxDiskID); err != nil {
+			return fmt.Errorf("machine %s: disk %s: ID %w", cfg.Name, d.Path, err)
 		}
 		if seen[d.ID] {
 			return fmt.Errorf("machine %s: two disks are called %q", cfg.Name, d.ID)
 		}
 		seen[d.ID] = true
 	}
+	seen = map[string]bool{}
+	for _, s := range cfg.Shares {
+		if err := checkName(s.Tag, vmm.MaxShareTag); err != nil {
+			return fmt.Errorf("machine %s: shared directory %s: tag %w", cfg.Name, s.Path, err)
+		}
+		if seen[s.Tag] {
+			return fmt.Errorf("machine %s: two shared directories are called %q", cfg.Name, s.Tag)
+		}
+		seen[s.Tag] = true
+	}
 	return nil
 }
 
-func checkDiskID(id string) error {
-	ok := len(id) >= 1 && len(id) <= vmm.MaxDiskID
-	for _, r := range id {
+// checkName checks what QEMU's option parser and the guest take for a name.
+func checkName(name string, longest int) error {
+	ok := len(name) >= 1 && len(name) <= longest
+	for _, r := range name {
 		ok = ok && (r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_.-", r))
 	}
 	if !ok {
-		return fmt.Errorf("ID %q is not 1 to %d characters of [A-Za-z0-9_.-]", id, vmm.MaxDiskID)
+		return fmt.Errorf("%q is not 1 to %d characters of [A-Za-z0-9_.-]", name, longest)
 	}
 	return nil
 }

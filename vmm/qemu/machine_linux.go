@@ -39,7 +39,7 @@ type machine struct {
 	asked   bool // Stop or Kill was called
 	cmd     *exec.Cmd
 	monitor *monitor
-	fault   error // what the guest did to its vsock device
+	fault   error // what the guest did to its vsock device or its shares
 	err     error
 }
 
@@ -128,33 +128,36 @@ func (m *machine) prepare(ctx context.Context) (plan, error) {
 	return p, nil
 }
 
-// launch starts QEMU and all that serves it.
+// launch starts QEMU and all that serves it. The server that it returns is that of
+// the device that QEMU makes last.
 func (m *machine) launch(p plan) (*vhostuser.Server, error) {
-	ours, theirs, err := socketPair()
+	devs, err := newDevices(m.vsock, p.Shares, m.reportFault)
 	if err != nil {
 		return nil, err
 	}
-	defer theirs.Close()
+	started := false
+	defer func() {
+		devs.closeTheirs()
+		if !started {
+			_ = devs.close()
+		}
+	}()
 	mon, listener, err := newMonitor(m.cfg.Dir)
 	if err != nil {
-		_ = ours.Close()
 		return nil, err
 	}
 	defer listener.Close()
-
-	inherited := []*os.File{vsockFD - 3: theirs, qmpFD - 3: listener}
 	jail, err := newJail()
 	switch {
 	case err != nil:
-		return nil, errors.Join(err, ours.Close(), mon.close())
+		return nil, errors.Join(err, mon.close())
 	case jail == nil:
 		p.jail = ""
 	default:
 		defer jail.Close()
-		inherited = append(inherited, jail)
 	}
 	cmd := exec.Command(p.binary, p.args()...)
-	cmd.ExtraFiles = inherited
+	cmd.ExtraFiles = append([]*os.File{vsockFD - 3: devs.vsock(), qmpFD - 3: listener, jailFD - 3: jail}, devs.shares()...)
 	cmd.Stdout, cmd.Stderr = m.console, m.stderr
 	cmd.WaitDelay = time.Second
 
@@ -166,32 +169,25 @@ func (m *machine) launch(p plan) (*vhostuser.Server, error) {
 		err = startBound(cmd, jail != nil) // who may do the one may do the other
 	}
 	if err != nil {
-		_ = ours.Close()
 		_ = mon.close()
 		return nil, fmt.Errorf("start %s: %w", p.binary, err)
 	}
-	m.cmd, m.monitor = cmd, mon
-
-	server := vhostuser.NewServer(ours, m.vsock, m.reportFault)
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		if err := server.Serve(); err != nil {
-			m.reportFault(err)
-		}
-	}()
+	m.cmd, m.monitor, started = cmd, mon, true
+	devs.serve()
 	go func() {
 		err := cmd.Wait()
-		_ = server.Close()
-		<-served
+		err2 := devs.close()
 		_ = mon.close()
+		if err2 != nil {
+			m.reportFault(err2)
+		}
 		m.finish(m.explain(err))
 	}()
-	return server, nil
+	return devs.last(), nil
 }
 
 // reportFault keeps the first fault for Err. It does not end the machine: a
-// guest that breaks its own vsock device has only lost that.
+// guest that breaks its own devices has only lost these.
 func (m *machine) reportFault(err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

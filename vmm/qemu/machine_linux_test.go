@@ -18,5 +18,5 @@ func newDriver(t testing.TB) vmm.Driver {
 }
 
 func TestConformance(t *testing.T) {
-	vmmtest.Run(t, vmmtest.Suite{Driver: newDriver, OwnProcess: true, HalfClose: true})
+	vmmtest.Run(t, vmmtest.Suite{Driver: newDriver, OwnProcess: true, HalfClose: true, Shares: true})
 }

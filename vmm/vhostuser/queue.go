@@ -51,6 +51,13 @@ type Queue struct {
 	first     bool   // nothing was published since the start
 	quiet     bool   // the guest was asked not to notify (without EVENT_IDX)
 
+	// Buffers that were deferred and are not answered yet. epoch changes when they
+	// are given up.
+	deferred int
+	epoch    uint64
+	draining bool
+	drained  *sync.Cond
+
 	notify     func() // interrupts the guest
 	chain      Chain
 	fenceStore atomic.Uint32
@@ -123,7 +130,10 @@ func (q *Queue) start(mem *Memory, size uint16, addr vringAddr, base uint16, eve
 	q.lastAvail, q.availIdx = base, base
 	q.usedIdx = load16(q.used, 2)
 	q.signalled, q.first, q.quiet = q.usedIdx, true, false
-	q.err, q.running = nil, true
+	q.err, q.running, q.draining = nil, true, false
+	if q.drained == nil {
+		q.drained = sync.NewCond(&q.mu)
+	}
 	return nil
 }
 
@@ -156,10 +166,15 @@ func (q *Queue) bind(mem *Memory, size uint16, addr vringAddr) error {
 	return nil
 }
 
-// stop takes the rings away and returns where to go on later.
+// stop takes the rings away and returns where to go on later. It waits for the
+// answers to all deferred buffers first: the guest would wait for them for ever.
 func (q *Queue) stop() (base uint16) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.draining = true
+	for q.deferred > 0 {
+		q.drained.Wait()
+	}
 	q.running, q.notify = false, nil
 	q.mem, q.desc, q.avail, q.used = nil, nil, nil, nil
 	q.chain = Chain{}
@@ -178,6 +193,18 @@ func (q *Queue) move(mem *Memory, size uint16, addr vringAddr) error {
 	return err
 }
 
+// abandon gives up the deferred buffers, for a guest that is gone.
+func (q *Queue) abandon() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.epoch++
+	q.draining = true
+	q.deferred = 0
+	if q.drained != nil {
+		q.drained.Broadcast()
+	}
+}
+
 // setNotify replaces how the guest is interrupted, and interrupts it once: it
 // may have missed what the old way told it.
 func (q *Queue) setNotify(notify func()) {
@@ -191,7 +218,7 @@ func (q *Queue) setNotify(notify func()) {
 // queue is not running or broken.
 func (q *Queue) Lock() bool {
 	q.mu.Lock()
-	if !q.running || q.err != nil {
+	if !q.running || q.draining || q.err != nil {
 		q.mu.Unlock()
 		return false
 	}
@@ -265,6 +292,45 @@ func (q *Queue) Done(c *Chain, written uint32) {
 	binary.LittleEndian.PutUint32(e, uint32(c.head))
 	binary.LittleEndian.PutUint32(e[4:], written)
 	q.usedIdx++
+}
+
+// Deferred names a buffer that is answered later.
+type Deferred struct {
+	head  uint16
+	epoch uint64
+}
+
+// Defer keeps c, which Next has returned, beyond Unlock. Complete must follow, in
+// any order. Nothing of the guest's memory is kept.
+func (q *Queue) Defer(c *Chain) Deferred {
+	q.deferred++
+	return Deferred{c.head, q.epoch}
+}
+
+// Complete answers a deferred buffer with data, as much of it as fits. It must be
+// called without Lock. Where the guest is gone nothing happens.
+func (q *Queue) Complete(d Deferred, data []byte) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if d.epoch != q.epoch {
+		return nil
+	}
+	q.deferred--
+	if q.deferred == 0 {
+		q.drained.Broadcast()
+	}
+	if !q.running || q.err != nil {
+		return nil
+	}
+	// The memory may have been replaced, and the guest may have changed the
+	// descriptors: all is looked up and checked once more.
+	if err := q.walk(d.head); err != nil {
+		q.err = err
+		return err
+	}
+	q.Done(&q.chain, uint32(q.chain.Writable.CopyIn(data, 0)))
+	q.publish()
+	return nil
 }
 
 func (q *Queue) publish() {

@@ -24,7 +24,7 @@ type Device interface {
 	// there and returns; it must not wait, because the front-end may be about
 	// to stop the queue. An error is reported and ends the queue.
 	HandleQueue(i int) error
-	// Config is the device's configuration space.
+	// Config is the device's configuration space; nil leaves it to the front-end.
 	Config() []byte
 }
 
@@ -68,8 +68,14 @@ func NewServer(conn *net.UnixConn, dev Device, report func(error)) *Server {
 // the VMM has then made the device.
 func (s *Server) Attached() <-chan struct{} { return s.attached }
 
-// Close ends Serve.
-func (s *Server) Close() error { return s.conn.Close() }
+// Close ends Serve, which does not wait for the answers to deferred buffers then.
+func (s *Server) Close() error {
+	err := s.conn.Close()
+	for _, q := range s.dev.Queues() {
+		q.abandon()
+	}
+	return err
+}
 
 // Serve answers the front-end until it closes the connection, which is no
 // error, or breaks the protocol. All queues are stopped and all memory is
@@ -177,10 +183,10 @@ func (s *Server) handle(req Request, p []byte, fds *[]int) (reply []byte, err er
 		}
 		return nil, err
 	case GetProtocolFeatures:
-		return u64(offeredProtocol), nil
+		return u64(s.offeredProtocol()), nil
 	case SetProtocolFeatures:
 		v, err := parseU64(p)
-		s.protocol = v & offeredProtocol
+		s.protocol = v & s.offeredProtocol()
 		return nil, err
 	case SetOwner:
 		return nil, nil
@@ -221,7 +227,13 @@ func (s *Server) handle(req Request, p []byte, fds *[]int) (reply []byte, err er
 	return nil, fmt.Errorf("%w: unknown request %d", errMessage, req)
 }
 
-const offeredProtocol = ProtocolFeatureMQ | ProtocolFeatureReplyAck | ProtocolFeatureConfig
+func (s *Server) offeredProtocol() uint64 {
+	f := uint64(ProtocolFeatureMQ | ProtocolFeatureReplyAck)
+	if s.dev.Config() != nil {
+		f |= ProtocolFeatureConfig
+	}
+	return f
+}
 
 func (s *Server) offered() uint64 {
 	return s.dev.Features() | FeatureVersion1 | FeatureIndirectDesc | FeatureEventIdx | FeatureProtocolFeatures
@@ -408,6 +420,7 @@ func (s *Server) setMemTable(p []byte, fds []int) error {
 func (s *Server) release() {
 	_ = s.conn.Close()
 	for _, r := range s.rings {
+		r.queue.abandon() // an answer may take long, and nobody waits for it any more
 		s.stop(r)
 		r.call.close()
 		r.err.close()

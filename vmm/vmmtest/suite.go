@@ -25,6 +25,9 @@ type Suite struct {
 	OwnProcess bool
 	// HalfClose says that the driver's connections have CloseWrite.
 	HalfClose bool
+	// Shares says that the driver has vmm.Config.Shares. Some of what is tested needs
+	// root on the host.
+	Shares bool
 }
 
 const (
@@ -42,6 +45,9 @@ func Run(t *testing.T, s Suite) {
 	}
 	img := Image(t)
 	t.Run("Machine", func(t *testing.T) { s.testMachine(t, img) })
+	if s.Shares {
+		t.Run("Shares", func(t *testing.T) { s.testShares(t, img) })
+	}
 	t.Run("StartErrors", func(t *testing.T) { s.testStartErrors(t, img) })
 	t.Run("NeverStarted", func(t *testing.T) { s.testNeverStarted(t, img) })
 	t.Run("PowerOff", func(t *testing.T) { s.testPowerOff(t, img) })

@@ -182,6 +182,11 @@ func execute(req proto.Request) (resp proto.Response, err error) {
 		return resp, err
 	case proto.OpFlood:
 		return resp, flood(req.Length)
+	case proto.OpShare:
+		resp.Files, err = useShare(req.Share)
+		return resp, err
+	case proto.OpReadOnly:
+		return resp, tryReadOnly(req.Share)
 	case proto.OpTicks:
 		return proto.Response{Ticks: ticks.Load()}, nil
 	}

@@ -33,6 +33,8 @@ const (
 	OpRead     = "read"     // reads Length bytes from the start of Disk
 	OpFlood    = "flood"    // writes Length bytes to the console
 	OpTicks    = "ticks"    // how far the guest's own counter has come
+	OpShare    = "share"    // uses Share in all ways and lists its files
+	OpReadOnly = "readonly" // tries to change Share
 )
 
 // Request is what the control port takes.
@@ -40,6 +42,7 @@ type Request struct {
 	Op     string
 	Port   uint32 `json:",omitempty"`
 	Disk   string `json:",omitempty"`
+	Share  string `json:",omitempty"` // its tag
 	Data   []byte `json:",omitempty"`
 	Length int    `json:",omitempty"`
 }
@@ -50,6 +53,8 @@ type Response struct {
 	Disks []Disk `json:",omitempty"`
 	Data  []byte `json:",omitempty"`
 	Ticks int64  `json:",omitempty"`
+	// Files are as package internal/treelist has them.
+	Files []string `json:",omitempty"`
 }
 
 // Disk is one disk as the guest sees it.

@@ -1,0 +1,329 @@
+package virtiofs
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// valid is how long the guest may take what it knows for true.
+	valid = time.Second
+	// wantedFiles is the number of open files that the process should be able to
+	// have: the guest's kernel keeps what it has seen, and each file that it keeps is
+	// a descriptor here.
+	wantedFiles = 1 << 20
+	// spareFiles are left to the rest of the process.
+	spareFiles = 512
+	// maxDevices bounds the file systems of the host that get a range of inode
+	// numbers of their own.
+	maxDevices = 1 << 12
+)
+
+// fileSystem is a directory of the host as go-fuse's protocol server wants it. What it
+// does not implement is not supported: the embedded one says so.
+type fileSystem struct {
+	fuse.RawFileSystem
+	readOnly bool
+	root     *node
+	limit    int // of descriptors
+
+	mu      sync.Mutex
+	closed  bool
+	open    int // descriptors
+	last    uint64
+	nodes   map[uint64]*node
+	byFile  map[fileKey]*node
+	handles map[uint64]*handle
+	devices map[device]uint64
+}
+
+// descriptor is an open file of the host that is closed after its last use.
+type descriptor struct {
+	fd   int
+	uses int // guarded by fileSystem.mu
+}
+
+// node is a file that the guest knows.
+type node struct {
+	descriptor // O_PATH: it names the file and opens nothing
+	id         uint64
+	key        fileKey
+	kind       uint16 // unix.S_IFREG and so on
+	lookups    uint64 // how often the guest got it and did not forget it
+}
+
+type device struct{ major, minor uint32 }
+
+// fileKey tells files apart. One that is mounted at two places is two.
+type fileKey struct {
+	device
+	ino, mount uint64
+}
+
+func newFileSystem(path string, readOnly bool) (*fileSystem, error) {
+	fd, err := ignoringEINTR(func() (int, error) {
+		return unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("share the directory %s: %w", path, err)
+	}
+	fs := &fileSystem{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(), readOnly: readOnly, limit: fileLimit(),
+		nodes: map[uint64]*node{}, byFile: map[fileKey]*node{}, handles: map[uint64]*handle{},
+		devices: map[device]uint64{}, last: rootNode,
+	}
+	stx, err := stat(fd)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("share the directory %s: %w", path, err)
+	}
+	fs.root = &node{descriptor: descriptor{fd: fd, uses: 1}, id: rootNode, key: keyOf(stx), kind: unix.S_IFDIR}
+	fs.open = 1
+	fs.devices[fs.root.key.device] = 0 // its inode numbers stay as they are
+	fs.nodes[rootNode], fs.byFile[fs.root.key] = fs.root, fs.root
+	return fs, nil
+}
+
+// fileLimit raises how many files the process may open, as far as it may, and returns
+// how many of these a share may use.
+func fileLimit() int {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		return spareFiles
+	}
+	if l.Cur < wantedFiles {
+		// Only with CAP_SYS_RESOURCE. prlimit, because what Setrlimit sets here
+		// children would inherit.
+		_ = unix.Prlimit(0, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: wantedFiles, Max: max(l.Max, wantedFiles)}, nil)
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+			return spareFiles
+		}
+	}
+	return int(min(l.Cur, wantedFiles)) - spareFiles
+}
+
+// String implements fuse.RawFileSystem.
+func (fs *fileSystem) String() string { return "applevm" }
+
+// status is err as the protocol has it.
+func status(err error) fuse.Status {
+	var e syscall.Errno
+	switch {
+	case err == nil:
+		return fuse.OK
+	case errors.As(err, &e):
+		return fuse.Status(e)
+	}
+	return fuse.EIO
+}
+
+// ignoringEINTR repeats a system call that a signal of Go's runtime has interrupted.
+func ignoringEINTR[T any](call func() (T, error)) (T, error) {
+	for {
+		v, err := call()
+		if err != unix.EINTR { //nolint:errorlint // system calls return it bare
+			return v, err
+		}
+	}
+}
+
+// again is ignoringEINTR for calls that return an error only.
+func again(call func() error) error {
+	_, err := ignoringEINTR(func() (struct{}, error) { return struct{}{}, call() })
+	return err
+}
+
+func stat(fd int) (*unix.Statx_t, error) {
+	var stx unix.Statx_t
+	err := again(func() error {
+		return unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS|unix.STATX_MNT_ID, &stx)
+	})
+	return &stx, err
+}
+
+func keyOf(stx *unix.Statx_t) fileKey {
+	return fileKey{device{stx.Dev_major, stx.Dev_minor}, stx.Ino, stx.Mnt_id}
+}
+
+// procPath is a path by which the kernel finds the file that fd names, whatever
+// has become of the file's own paths.
+func procPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+// checkName refuses what is not one name in a directory.
+func checkName(name string) error {
+	switch {
+	case name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00"):
+		return unix.EINVAL
+	case len(name) > unix.NAME_MAX:
+		return unix.ENAMETOOLONG
+	}
+	return nil
+}
+
+// node returns a file that the guest knows; done must follow.
+func (fs *fileSystem) node(id uint64) (*node, error) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	n := fs.nodes[id]
+	if n == nil {
+		return nil, unix.ESTALE
+	}
+	n.uses++
+	return n, nil
+}
+
+// done ends a use of d. The last one closes it.
+func (fs *fileSystem) done(d *descriptor) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.release(d)
+}
+
+func (fs *fileSystem) release(d *descriptor) {
+	d.uses--
+	if d.uses == 0 {
+		_ = unix.Close(d.fd)
+		fs.open--
+	}
+}
+
+// inDir calls do with the directory that the guest names, and checks that name is a
+// name.
+func (fs *fileSystem) inDir(id uint64, name string, do func(dir *node) error) fuse.Status {
+	if err := checkName(name); err != nil {
+		return status(err)
+	}
+	return fs.with(id, func(n *node) error {
+		if n.kind != unix.S_IFDIR {
+			return unix.ENOTDIR
+		}
+		return do(n)
+	})
+}
+
+// with calls do with a file that the guest knows.
+func (fs *fileSystem) with(id uint64, do func(*node) error) fuse.Status {
+	n, err := fs.node(id)
+	if err != nil {
+		return status(err)
+	}
+	defer fs.done(&n.descriptor)
+	return status(do(n))
+}
+
+// change is inDir for calls that change the directory.
+func (fs *fileSystem) change(id uint64, name string, do func(dir *node) error) fuse.Status {
+	if fs.readOnly {
+		return fuse.EROFS
+	}
+	return fs.inDir(id, name, do)
+}
+
+// openChild names a file in a directory, a symbolic link itself.
+func openChild(dir *node, name string) (int, error) {
+	return ignoringEINTR(func() (int, error) {
+		return unix.Openat2(dir.fd, name, &unix.OpenHow{
+			Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_SYMLINKS,
+		})
+	})
+}
+
+// enter gives the guest the file that dir has under the name.
+func (fs *fileSystem) enter(dir *node, name string, out *fuse.EntryOut) error {
+	fd, err := openChild(dir, name)
+	if err != nil {
+		return err
+	}
+	stx, err := stat(fd)
+	if err != nil {
+		_ = unix.Close(fd)
+		return err
+	}
+	id, err := fs.adopt(fd, stx)
+	if err != nil {
+		return err
+	}
+	out.NodeId = id
+	out.SetEntryTimeout(valid)
+	out.SetAttrTimeout(valid)
+	fs.attr(stx, &out.Attr)
+	return nil
+}
+
+// adopt makes a node of fd, or closes fd if there is one of its file. The guest has
+// got it once more then.
+func (fs *fileSystem) adopt(fd int, stx *unix.Statx_t) (uint64, error) {
+	key := keyOf(stx)
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if n := fs.byFile[key]; n != nil {
+		_ = unix.Close(fd)
+		n.lookups++
+		return n.id, nil
+	}
+	if fs.closed || fs.open >= fs.limit {
+		_ = unix.Close(fd)
+		return 0, unix.ENFILE
+	}
+	fs.open++
+	fs.last++
+	n := &node{descriptor: descriptor{fd: fd, uses: 1}, id: fs.last, key: key, kind: stx.Mode & unix.S_IFMT, lookups: 1}
+	fs.nodes[n.id], fs.byFile[key] = n, n
+	return n.id, nil
+}
+
+// Forget implements fuse.RawFileSystem.
+func (fs *fileSystem) Forget(id, lookups uint64) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	n := fs.nodes[id]
+	if n == nil || n == fs.root {
+		return
+	}
+	n.lookups -= min(lookups, n.lookups)
+	if n.lookups == 0 {
+		fs.drop(n)
+	}
+}
+
+func (fs *fileSystem) drop(n *node) {
+	delete(fs.nodes, n.id)
+	delete(fs.byFile, n.key)
+	fs.release(&n.descriptor)
+}
+
+// forgetAll takes all but the root away from the guest, which begins anew.
+func (fs *fileSystem) forgetAll() {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	for _, n := range fs.nodes {
+		if n != fs.root {
+			fs.drop(n)
+		}
+	}
+	for id, h := range fs.handles {
+		delete(fs.handles, id)
+		fs.release(&h.descriptor)
+	}
+}
+
+// close gives up all files.
+func (fs *fileSystem) close() error {
+	fs.forgetAll()
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	if !fs.closed {
+		fs.closed = true
+		fs.drop(fs.root)
+	}
+	return nil
+}
