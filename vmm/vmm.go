@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"time"
 )
 
 // HostCID is the vsock context identifier by which a guest reaches its host
@@ -139,6 +140,13 @@ type Machine interface {
 
 	// Console returns the last output, at most 64 KiB, of the guest's console.
 	Console() []byte
+}
+
+// Starver is a Machine that knows how long its guest has had no processor of the host
+// although it could have used one, in all since Start. Deadlines for a guest leave
+// that out.
+type Starver interface {
+	Starved() time.Duration
 }
 
 // Driver makes machines.

@@ -12,13 +12,13 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Call runs one call into the guest with a deadline, 0 for none but the
-// machine's own end. Errors are errdefs' and fit to be shown: they say that the
+// Call runs one call into the guest with a deadline (see patient), 0 for none but
+// the machine's own end. Errors are errdefs' and fit to be shown: they say that the
 // machine has ended, that the guest does not answer, or what the guest answered.
 func (m *Machine) Call(ctx context.Context, timeout time.Duration, f func(ctx context.Context) error) error {
 	if timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, timeout)
+		ctx, cancel = patient(ctx, timeout, m.starved, context.DeadlineExceeded)
 		defer cancel()
 	}
 	err := f(ctx)
@@ -29,7 +29,7 @@ func (m *Machine) Call(ctx context.Context, timeout time.Duration, f func(ctx co
 		return m.ended(ctx)
 	case errors.Is(err, errUnsent):
 		return errdefs.ErrUnavailable.WithMessage(err.Error())
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(context.Cause(ctx), context.DeadlineExceeded):
 		return errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("the guest did not answer within %v", timeout))
 	case ctx.Err() != nil:
 		return context.Cause(ctx)

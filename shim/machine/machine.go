@@ -84,10 +84,10 @@ func Start(ctx context.Context, drv vmm.Driver, cfg vmm.Config, rec *trace.Recor
 	return m, nil
 }
 
-// Connect waits at most timeout for the agent's call. If it fails the machine
+// Connect waits at most timeout (see patient) for the agent's call. If it fails the machine
 // is gone, and the error carries the console's last lines.
 func (m *Machine) Connect(ctx context.Context, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("the guest did not report within %v", timeout))
+	ctx, cancel := patient(ctx, timeout, m.starved, fmt.Errorf("the guest did not report within %v", timeout))
 	defer cancel()
 	type result struct {
 		c   net.Conn

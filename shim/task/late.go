@@ -25,15 +25,14 @@ func (c *container) callThrough(ctx context.Context, timeout time.Duration, f fu
 	}
 	answer := make(chan error, 1)
 	go func() { answer <- c.call(c.ctx, 0, f) }()
-	timer := time.NewTimer(timeout)
-	defer timer.Stop()
+	ctx, cancel := c.machine.Patient(ctx, timeout, errdefs.ErrUnavailable.WithMessage(
+		fmt.Sprintf("container %s: the guest did not answer within %v", c.id, timeout)))
+	defer cancel()
 	var err error
 	select {
 	case err = <-answer:
 		then(err, false)
 		return err
-	case <-timer.C:
-		err = errdefs.ErrUnavailable.WithMessage(fmt.Sprintf("container %s: the guest did not answer within %v", c.id, timeout))
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}

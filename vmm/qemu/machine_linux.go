@@ -39,7 +39,8 @@ type machine struct {
 	asked   bool // Stop or Kill was called
 	cmd     *exec.Cmd
 	monitor *monitor
-	fault   error // what the guest did to its vsock device or its shares
+	fault   error    // what the guest did to its vsock device or its shares
+	turn    *os.File // to boot, see takeTurn
 	err     error
 }
 
@@ -64,6 +65,11 @@ func (m *machine) Start(ctx context.Context) error {
 	p, err := m.prepare(ctx)
 	if err != nil {
 		return m.fail(err)
+	}
+	if p.accel == "tcg" {
+		if err := m.takeTurn(ctx); err != nil {
+			return m.fail(err)
+		}
 	}
 	server, err := m.launch(p)
 	if err != nil {
@@ -91,6 +97,7 @@ func (m *machine) fail(err error) error {
 }
 
 func (m *machine) finish(err error) {
+	m.endTurn()
 	_ = m.vsock.Close()
 	m.mu.Lock()
 	m.err = err
@@ -230,6 +237,7 @@ func (m *machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("machine %s: %w", m.cfg.Name, err)
 	}
+	m.endTurn()
 	return c, nil
 }
 
@@ -239,7 +247,7 @@ func (m *machine) Listen(port uint32) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("machine %s: %w", m.cfg.Name, err)
 	}
-	return l, nil
+	return &firstCall{l, m}, nil
 }
 
 // Pause implements vmm.Machine.
