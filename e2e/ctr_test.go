@@ -7,6 +7,8 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -228,18 +230,29 @@ func TestKillAndDelete(t *testing.T) {
 	}
 }
 
-// What a container wrote is there when it is started again.
+// What a container wrote is there when it is started again, and its disk is clean in
+// between, though nobody unmounted it.
 func TestWritableLayerOutlivesTheTask(t *testing.T) {
 	s := userStack(t)
 	id := name(t)
 	defer remove(t, s, id)
 	must(t, s.CtrRun(t.Context(), "-d", img, id, "bash", "-c",
-		`if [ -e /kept ]; then cat /kept > /second; else echo "$RANDOM$RANDOM" > /kept; fi; sync; sleep 1000`))
+		`if [ -e /kept ]; then cat /kept > /second; else echo "$RANDOM$RANDOM" > /kept; fi; sleep 1000`))
 	waitFor(t, "the file", func() bool {
 		return s.CtrExec(t.Context(), "--exec-id", "w", id, "test", "-s", "/kept").Run() == nil
 	})
 	first := must(t, s.CtrExec(t.Context(), "--exec-id", "r", id, "cat", "/kept"))
 	_ = do(t, s.Ctr(t.Context(), "task", "delete", "--force", id))
+	disks, err := filepath.Glob(filepath.Join(s.Dir, "snapshots", "snapshots", "*", "rw.img"))
+	if err != nil || len(disks) == 0 {
+		t.Fatalf("writable images: %q, %v", disks, err)
+	}
+	for _, d := range disks {
+		must(t, exec.CommandContext(t.Context(), "e2fsck", "-fn", d))
+		if about := must(t, exec.CommandContext(t.Context(), "dumpe2fs", "-h", d)); strings.Contains(about, "needs_recovery") {
+			t.Errorf("%s needs a replay of its journal:\n%s", d, about)
+		}
+	}
 	must(t, s.Ctr(t.Context(), "task", "start", "--fifo-dir", s.Dir+"/fifo", "--detach", id))
 	waitFor(t, "the second file", func() bool {
 		return s.CtrExec(t.Context(), "--exec-id", "w2", id, "test", "-s", "/second").Run() == nil

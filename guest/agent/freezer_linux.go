@@ -60,6 +60,13 @@ func (f *freezer) thaw(timeout time.Duration) error {
 	return nil
 }
 
+// isFrozen reports whether the file system is frozen and stays so.
+func (f *freezer) isFrozen() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.frozen && f.want && f.busy == nil
+}
+
 func (f *freezer) set(frozen bool, timeout time.Duration) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

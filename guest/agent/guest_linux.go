@@ -42,7 +42,7 @@ func (s *guestService) Shutdown(ctx context.Context, req *guestv1.ShutdownReques
 	if req.GetGraceNs() < 0 {
 		return nil, invalid("a grace of %d ns is negative", req.GetGraceNs())
 	}
-	return &guestv1.ShutdownResponse{}, s.Agent.Shutdown(ctx, time.Duration(req.GetGraceNs()))
+	return &guestv1.ShutdownResponse{}, s.shutdown(ctx, time.Duration(req.GetGraceNs()), req.GetLeaveClean())
 }
 
 func (s *guestService) WaitEvents(ctx context.Context, req *guestv1.WaitEventsRequest) (*guestv1.WaitEventsResponse, error) {
@@ -53,6 +53,10 @@ func (s *guestService) WaitEvents(ctx context.Context, req *guestv1.WaitEventsRe
 // 0). Then it unmounts all disks and writes everything back. No container can be
 // made any more, not even if it fails.
 func (a *Agent) Shutdown(ctx context.Context, grace time.Duration) error {
+	return a.shutdown(ctx, grace, false)
+}
+
+func (a *Agent) shutdown(ctx context.Context, grace time.Duration, leaveClean bool) error {
 	a.mu.Lock()
 	a.stopping = true
 	all := make([]*container, 0, len(a.containers))
@@ -66,17 +70,19 @@ func (a *Agent) Shutdown(ctx context.Context, grace time.Duration) error {
 	var wg sync.WaitGroup
 	for i, c := range all {
 		wg.Go(func() {
-			if err := c.shutdown(ctx, grace); err != nil {
+			if err := c.shutdown(ctx, grace, leaveClean); err != nil {
 				errs[i] = fmt.Errorf("container %q: %w", c.id, err)
 			}
 		})
 	}
 	wg.Wait()
-	unix.Sync()
+	unix.Sync() // also what is no disk of theirs
 	return errors.Join(errs...)
 }
 
-func (c *container) shutdown(ctx context.Context, grace time.Duration) error {
+// shutdown ends the container's processes and unmounts its disks, with leaveClean
+// only if that changes anything on them.
+func (c *container) shutdown(ctx context.Context, grace time.Duration, leaveClean bool) error {
 	if !c.init.hasExited() {
 		if grace > 0 && c.isPaused() {
 			_ = c.resume() // else it takes no notice of SIGTERM
@@ -97,5 +103,13 @@ func (c *container) shutdown(ctx context.Context, grace time.Duration) error {
 			return errors.New("its processes do not die")
 		}
 	}
+	if leaveClean && c.isClean() {
+		return nil
+	}
 	return c.delete(c.init)
+}
+
+// isClean reports whether an ended container's disks are as after an unmount.
+func (c *container) isClean() bool {
+	return c.freezer == nil || c.freezer.isFrozen()
 }

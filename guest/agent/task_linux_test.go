@@ -683,6 +683,51 @@ func TestExitLeavesACleanDisk(t *testing.T) {
 	r.MustDelete()
 }
 
+// Before the machine's end a disk that is clean is left as it is: an unmount would
+// only take time. Others are not.
+func TestShutdownLeavesCleanDisks(t *testing.T) {
+	h := newHost(t)
+	fs := h.System()
+	ended := h.Start(agenttest.Config{ID: "ended", Args: []string{"sh", "-c", "echo kept >/file"}}, fs)
+	if code := ended.Wait(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	other := &guestv1.Rootfs{Lower: fs.Lower, Writable: h.Writable("rw-other")}
+	h.Start(agenttest.Config{ID: "running", Args: []string{"sh", "-c", "echo also >/file; echo ready; while :; do date >/busy; done"}}, other).
+		Stdout.WaitFor(t, "ready")
+	unfrozen := &guestv1.Rootfs{Lower: fs.Lower, Writable: h.Writable("rw-unfrozen")}
+	thawed := h.Start(agenttest.Config{ID: "thawed", Args: []string{"true"}}, unfrozen)
+	thawed.Wait()
+	c, err := h.agent.container(thawed.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.thaw(); err != nil { // as if it could not be frozen at its end
+		t.Fatal(err)
+	}
+	if _, err := h.Guest.Shutdown(agenttest.Context(t), &guestv1.ShutdownRequest{LeaveClean: true}); err != nil {
+		t.Fatal(err)
+	}
+	left := strings.Join(mountsBelow(t, h.Dir), "\n")
+	for _, f := range []*guestv1.Rootfs{fs, other} {
+		img, ok := h.Image(f.Writable.Disk)
+		if !ok {
+			t.Fatalf("no disk %s", f.Writable.Disk)
+		}
+		if out := h.Run("e2fsck", "-fn", img.Path); strings.Contains(out, "recover") {
+			t.Errorf("the file system is not clean: %s", out)
+		}
+		if !strings.Contains(left, f.Writable.Disk) {
+			t.Errorf("disk %s is unmounted", f.Writable.Disk)
+		}
+	}
+	if strings.Contains(left, unfrozen.Writable.Disk) {
+		t.Errorf("a disk that was not frozen is mounted: %s", left)
+	}
+	_, err = h.Create(agenttest.Config{ID: "late", Args: []string{"true"}}, fs)
+	wantCode(t, err, codes.Unavailable)
+}
+
 func TestGuestService(t *testing.T) {
 	h := newHost(t)
 	ctx := agenttest.Context(t)

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	guestv1 "github.com/applevm/applevm/guest/api/v1"
 	"github.com/applevm/applevm/shim/machine"
 	"github.com/applevm/applevm/shim/plan"
 	"github.com/applevm/applevm/shim/record"
@@ -31,7 +32,7 @@ const (
 	callTimeout   = 5 * time.Second
 	pauseTimeout  = 30 * time.Second // what the container has written goes to the disk first
 	killTimeout   = 3 * time.Second
-	// deleteTimeout bounds the guest's unmounting; containerd gives the cleanup
+	// deleteTimeout bounds what the guest does at the end; containerd gives the cleanup
 	// of a failed start 5 seconds in all (io.containerd.timeout.shim.cleanup).
 	deleteTimeout = 4 * time.Second
 	// killedTimeout is how long a process may go on after SIGKILL until its
@@ -245,20 +246,13 @@ func (c *container) delete(ctx context.Context) error {
 	c.rec.Mark(trace.DeleteBegin)
 	c.init.drain(ctx)
 	if !c.machineEnded() {
-		err := c.call(ctx, deleteTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
-			// One that was never started is still there, waiting.
-			if !c.init.hasExited() {
-				if _, err := t.Kill(ctx, &taskapi.KillRequest{ID: c.id, Signal: sigkill}); err != nil {
-					return err
-				}
-				if _, err := t.Wait(ctx, &taskapi.WaitRequest{ID: c.id}); err != nil {
-					return err
-				}
-			}
-			return c.init.deleteInGuest(ctx, t)
+		// One that was never started is still there, waiting; it is killed.
+		err := c.machine.Call(ctx, deleteTimeout, func(ctx context.Context) error {
+			_, err := c.machine.Guest().Shutdown(ctx, &guestv1.ShutdownRequest{LeaveClean: true})
+			return err
 		})
 		if err != nil {
-			log.G(c.ctx).WithError(err).Warn("the guest did not unmount its disks: ending its machine all the same")
+			log.G(c.ctx).WithError(err).Warn("the guest did not finish with its disks: ending its machine all the same")
 		}
 		c.rec.Mark(trace.GuestDeleted)
 	}

@@ -32,7 +32,7 @@ const (
 	StartEnd       = "start-end"       // Start is about to return
 	Exit           = "exit"            // the init process's exit is known
 	DeleteBegin    = "delete-begin"    // containerd's Delete arrived
-	GuestDeleted   = "guest-deleted"   // the guest has unmounted its disks
+	GuestDeleted   = "guest-deleted"   // the guest is done with its disks
 	MachineGone    = "machine-gone"    // the VMM has ended
 	DeleteEnd      = "delete-end"      // Delete is about to return
 )

@@ -219,7 +219,10 @@ type ShutdownRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How long, in nanoseconds, processes get between SIGTERM and SIGKILL.
 	// 0 kills at once.
-	GraceNs       int64 `protobuf:"varint,1,opt,name=grace_ns,json=graceNs,proto3" json:"grace_ns,omitempty"`
+	GraceNs int64 `protobuf:"varint,1,opt,name=grace_ns,json=graceNs,proto3" json:"grace_ns,omitempty"`
+	// Leave mounted what is as clean as after an unmount: the disk of a container
+	// that has ended. For a host that ends the machine next.
+	LeaveClean    bool `protobuf:"varint,2,opt,name=leave_clean,json=leaveClean,proto3" json:"leave_clean,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -259,6 +262,13 @@ func (x *ShutdownRequest) GetGraceNs() int64 {
 		return x.GraceNs
 	}
 	return 0
+}
+
+func (x *ShutdownRequest) GetLeaveClean() bool {
+	if x != nil {
+		return x.LeaveClean
+	}
+	return false
 }
 
 type ShutdownResponse struct {
@@ -777,9 +787,11 @@ const file_guest_proto_rawDesc = "" +
 	"\x0fSetClockRequest\x12\x1d\n" +
 	"\n" +
 	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"\x12\n" +
-	"\x10SetClockResponse\",\n" +
+	"\x10SetClockResponse\"M\n" +
 	"\x0fShutdownRequest\x12\x19\n" +
-	"\bgrace_ns\x18\x01 \x01(\x03R\agraceNs\"\x12\n" +
+	"\bgrace_ns\x18\x01 \x01(\x03R\agraceNs\x12\x1f\n" +
+	"\vleave_clean\x18\x02 \x01(\bR\n" +
+	"leaveClean\"\x12\n" +
 	"\x10ShutdownResponse\"B\n" +
 	"\x11WaitEventsRequest\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\x04R\x05after\x12\x17\n" +
