@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -24,6 +25,7 @@ const Env = "APPLEVM_CONFIG"
 type Config struct {
 	Guest       Guest       `toml:"guest" comment:"What machines boot."`
 	Machine     Machine     `toml:"machine" comment:"The defaults for a container's machine."`
+	Network     Network     `toml:"network" comment:"The default network of containers."`
 	QEMU        QEMU        `toml:"qemu" comment:"The driver \"qemu\"."`
 	Snapshotter Snapshotter `toml:"snapshotter" comment:"The daemon applevm-snapshotter."`
 }
@@ -45,6 +47,29 @@ type Machine struct {
 	MemoryMiB int64 `toml:"memory_mib" comment:"The guest's memory in MiB, at least 128."`
 	// BootTimeout bounds the time from the VMM's start to the agent's call.
 	BootTimeout Duration `toml:"boot_timeout" comment:"How long a guest may take from the VMM's start to the agent's call."`
+}
+
+// Network modes.
+const (
+	// NetworkUser is a network in the shim, without privilege.
+	NetworkUser = "user"
+	// NetworkNone is the container's loopback interface only.
+	NetworkNone = "none"
+)
+
+// Network holds the defaults for a container's network.
+type Network struct {
+	// Default is the network where no client asks for one.
+	Default string `toml:"default" comment:"The network where no client asks for one: user (in the shim, without privilege) or none."`
+	// Subnet is the IPv4 network of user networks; every machine has one of its own.
+	Subnet netip.Prefix `toml:"subnet" comment:"The IPv4 network that each container with a user network has for itself; one that the host does not use."`
+	// MTU is the longest packet of user networks, in bytes.
+	MTU int `toml:"mtu" comment:"The longest packet in bytes, 1280 to 65520."`
+	// HostLoopback lets containers reach what listens on the host's loopback.
+	HostLoopback bool `toml:"host_loopback" comment:"Containers reach what listens on the host's loopback addresses at host.applevm.internal."`
+	// MaxConnections and MaxUDPFlows bound what one container has of either.
+	MaxConnections int `toml:"max_connections" comment:"TCP connections of one container at a time; each may take 512 KiB of memory."`
+	MaxUDPFlows    int `toml:"max_udp_flows" comment:"UDP flows of one container at a time; one more ends the one that was idle for longest."`
 }
 
 // QEMU configures the qemu driver.
@@ -94,6 +119,13 @@ func Default() Config {
 			Driver:      defaultDriver,
 			MemoryMiB:   512,
 			BootTimeout: Duration(60 * time.Second),
+		},
+		Network: Network{
+			Default:        NetworkUser,
+			Subnet:         netip.MustParsePrefix("192.168.127.0/24"),
+			MTU:            65520,
+			MaxConnections: 1024,
+			MaxUDPFlows:    512,
 		},
 		QEMU: QEMU{Accel: "auto"},
 		Snapshotter: Snapshotter{
@@ -177,6 +209,9 @@ func (c Config) Validate() error {
 	case c.Snapshotter.WritableSizeGiB < 1 || c.Snapshotter.WritableSizeGiB > 16<<10:
 		return fmt.Errorf("snapshotter.writable_size_gib is %d: use 1 to %d", c.Snapshotter.WritableSizeGiB, 16<<10)
 	}
+	if err := c.Network.validate(); err != nil {
+		return err
+	}
 	if n := c.Snapshotter.MaxLayers; n < 1 || n > 127 {
 		return fmt.Errorf("snapshotter.max_layers is %d: use 1 to 127", n)
 	}
@@ -184,6 +219,22 @@ func (c Config) Validate() error {
 	case "auto", "kvm", "hvf", "tcg":
 	default:
 		return fmt.Errorf("qemu.accel is %q: use \"auto\", \"kvm\", \"hvf\" or \"tcg\"", c.QEMU.Accel)
+	}
+	return nil
+}
+
+func (n Network) validate() error {
+	switch {
+	case n.Default != NetworkUser && n.Default != NetworkNone:
+		return fmt.Errorf("network.default is %q: use %q or %q", n.Default, NetworkUser, NetworkNone)
+	case !n.Subnet.IsValid() || !n.Subnet.Addr().Is4() || n.Subnet != n.Subnet.Masked() || n.Subnet.Bits() < 8 || n.Subnet.Bits() > 29:
+		return fmt.Errorf("network.subnet is %q: use an IPv4 network with a prefix of 8 to 29 bits, for instance 192.168.127.0/24", n.Subnet)
+	case n.MTU < 1280 || n.MTU > 65520:
+		return fmt.Errorf("network.mtu is %d: use 1280 to 65520", n.MTU)
+	case n.MaxConnections < 1 || n.MaxConnections > 1<<16:
+		return fmt.Errorf("network.max_connections is %d: use 1 to %d", n.MaxConnections, 1<<16)
+	case n.MaxUDPFlows < 1 || n.MaxUDPFlows > 1<<16:
+		return fmt.Errorf("network.max_udp_flows is %d: use 1 to %d", n.MaxUDPFlows, 1<<16)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -49,6 +50,7 @@ func TestLoadReadsWhatWriteWrites(t *testing.T) {
 	strange := Config{
 		Guest:       Guest{Dir: `/a "b"/'c'\\d`},
 		Machine:     Machine{Driver: "vz", CPUs: 3, MemoryMiB: 1 << 20, BootTimeout: Duration(90*time.Minute + 1)},
+		Network:     Network{Default: "none", Subnet: netip.MustParsePrefix("10.0.0.0/8"), MTU: 1280, HostLoopback: true, MaxConnections: 1, MaxUDPFlows: 2},
 		QEMU:        QEMU{Binary: "#x = 1", Accel: "tcg", CacheDir: "tab\tline\nä"},
 		Snapshotter: Snapshotter{Root: "[x]", Address: "s", ContainerdAddress: "c", WritableSizeGiB: 7, MaxLayers: 3},
 	}

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"os"
 	"time"
 )
 
@@ -67,7 +68,30 @@ type Config struct {
 	// Shares are directories of the host, each a virtio file system device. A
 	// driver opens them in Start: they need not be at their paths any longer.
 	Shares []Share
+	// NICs are attached as virtio-net devices from the start. The guest finds
+	// each by its MAC address.
+	NICs []NIC
 }
+
+// NIC is one network interface.
+type NIC struct {
+	// MAC is the guest's address: 6 bytes, unicast, unique within the machine.
+	MAC net.HardwareAddr
+	// MTU is the longest packet in bytes, without the Ethernet header, that the
+	// guest is told: MinMTU to MaxMTU.
+	MTU int
+	// File is one end of a pair of connected datagram sockets (AF_UNIX), over
+	// which frames go, one Ethernet frame a datagram, with nothing before it.
+	// Start takes a duplicate: the file stays the caller's.
+	File *os.File
+}
+
+// Bounds of NIC.MTU: IPv4's least (RFC 791) and virtio-net's field (virtio 1.2,
+// section 5.1.4).
+const (
+	MinMTU = 68
+	MaxMTU = 65535
+)
 
 // Disk is one raw disk image.
 type Disk struct {

@@ -36,7 +36,7 @@ const typeName = "runtimeoptions.v1.Options"
 const maxFile = 1 << 20
 
 // Apply changes c by the options: a message of package optionsv1, or TOML with the
-// tables guest, machine and qemu of the configuration file. Options of other
+// tables guest, machine, network and qemu of the configuration file. Options of other
 // runtimes, which clients add by themselves, are passed over.
 func Apply(c *config.Config, a *anypb.Any) (Asked, error) {
 	where, n := "the runtime's options", *c
@@ -134,8 +134,9 @@ func fromTOML(n *config.Config, body []byte) error {
 		ConfigPath string          `toml:"ConfigPath"`
 		Guest      *config.Guest   `toml:"guest"`
 		Machine    *config.Machine `toml:"machine"`
+		Network    *config.Network `toml:"network"`
 		QEMU       *config.QEMU    `toml:"qemu"`
-	}{Guest: &n.Guest, Machine: &n.Machine, QEMU: &n.QEMU}
+	}{Guest: &n.Guest, Machine: &n.Machine, Network: &n.Network, QEMU: &n.QEMU}
 	if err := toml.NewDecoder(bytes.NewReader(body)).DisallowUnknownFields().Decode(&file); err != nil {
 		var strict *toml.StrictMissingError
 		if errors.As(err, &strict) {

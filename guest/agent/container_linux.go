@@ -146,7 +146,8 @@ func (c *container) prepare(ctx context.Context, spec *specs.Spec, opts *guestv1
 		c.freezer = newFreezer(fs.changes)
 	}
 	spec.Root.Path = fs.path
-	if err := addFiles(spec, opts.GetFiles(), filepath.Join(c.dir, "files"), c.ids); err != nil {
+	files := possibleFiles(opts.GetFiles(), fs.path, opts.GetRootfs().GetWritable() != nil)
+	if err := addFiles(spec, files, filepath.Join(c.dir, "files"), c.ids); err != nil {
 		return nil, err
 	}
 	if err := resolveUser(&spec.Process.User, fs.path); err != nil {
@@ -165,9 +166,7 @@ func (c *container) prepare(ctx context.Context, spec *specs.Spec, opts *guestv1
 	if err := setMachineNames(spec); err != nil {
 		return nil, err
 	}
-	if err := setSysctls(sysctlRoot, machineSysctls(spec)); err != nil {
-		return nil, err
-	}
+	sysctls := machineSysctls(spec)
 	disks, err := fs.devices()
 	if err != nil {
 		return nil, err
@@ -179,6 +178,13 @@ func (c *container) prepare(ctx context.Context, spec *specs.Spec, opts *guestv1
 		return nil, invalid("%w", err)
 	}
 	config.ExecCPUAffinity = machineCPUs(config.ExecCPUAffinity)
+	// Interfaces have kernel parameters of their own, so they come first.
+	if err := setNetwork(ctx, config, opts.GetInterfaces()); err != nil {
+		return nil, err
+	}
+	if err := setSysctls(sysctlRoot, sysctls); err != nil {
+		return nil, err
+	}
 	return config, nil
 }
 

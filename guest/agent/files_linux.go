@@ -5,6 +5,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -46,6 +47,25 @@ func addFiles(s *specs.Spec, files []*guestv1.File, dir string, ids *idmap) erro
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: f.GetPath(), Type: "bind", Source: p, Options: options})
 	}
 	return nil
+}
+
+// possibleFiles leaves out optional files that need a change of a root file
+// system that takes none.
+func possibleFiles(files []*guestv1.File, root string, writable bool) []*guestv1.File {
+	if writable {
+		return files
+	}
+	return slices.DeleteFunc(slices.Clone(files), func(f *guestv1.File) bool {
+		if !f.GetOptional() {
+			return false
+		}
+		there, err := openIn(root, f.GetPath())
+		if err != nil {
+			return true
+		}
+		_ = there.Close()
+		return false
+	})
 }
 
 func writeFile(p string, f *guestv1.File, ids *idmap) error {

@@ -223,6 +223,15 @@ func TestFiles(t *testing.T) {
 	if got := output(t, h, fs, "cat /etc/hosts", nil); got != "of the image\n" {
 		t.Errorf("got %q", got)
 	}
+	// A root file system that takes no changes goes without what it has no place for.
+	ro := &guestv1.Rootfs{Lower: fs.Lower}
+	got = output(t, h, ro, "cat /etc/hosts; ls /etc/hostname 2>&1", files(
+		&guestv1.File{Path: "/etc/hosts", Content: []byte("x\n"), Mode: 0o644, Optional: true},
+		&guestv1.File{Path: "/etc/hostname", Content: []byte("x\n"), Mode: 0o644, Optional: true},
+	))
+	if got != "x\nls: /etc/hostname: No such file or directory\n" {
+		t.Errorf("got %q", got)
+	}
 	for name, f := range map[string]*guestv1.File{
 		"relative": {Path: "etc/hosts"},
 		"root":     {Path: "/.."},

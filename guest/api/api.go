@@ -10,7 +10,7 @@ package api
 
 // Version of the contract. It changes when an agent of the previous version
 // could not serve the host any more.
-const Version = 3
+const Version = 4
 
 // vsock ports on the host (CID 2) that the agent dials.
 const (
@@ -39,6 +39,10 @@ const (
 	// MaxStats is the longest StatsResponse.stats, in bytes. It is a few hundred
 	// and some for each disk and huge page size.
 	MaxStats = 64 << 10
+	// MaxInterfaces is how many network interfaces one container may have,
+	// MaxInterfaceEntries how many addresses and how many routes one of them.
+	MaxInterfaces       = 16
+	MaxInterfaceEntries = 256
 	// MaxEvents is the most containers of which one WaitEventsResponse tells.
 	MaxEvents = 1 << 10
 )

@@ -23,7 +23,7 @@ var guestMounts = []string{"proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue"
 // copied are the files that clients make for each container. The container gets
 // a copy of each, one that it may write to if the mount says so; what it writes
 // stays its own.
-var copied = []string{"/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
+var copied = []string{etcHosts, etcHostname, etcResolv}
 
 // mounts divides the spec's mounts into those that the guest makes and files
 // that are copied. Host directories cannot be shared yet.
@@ -95,15 +95,21 @@ func (p *Plan) ReadFiles() ([]*guestv1.File, error) {
 	var out []*guestv1.File
 	total := len(p.Container.GetSpec())
 	for _, f := range p.Files {
-		b, mode, err := readFile(f.Source)
+		b, mode, err := []byte(f.Content), fs.FileMode(0o644), error(nil)
+		if !f.Generated {
+			b, mode, err = readFile(f.Source)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("copy the host file %s to %s: %w", f.Source, f.Destination, err)
+		}
+		if p.Network.User && !f.Generated && f.Destination == etcResolv {
+			b = p.Network.reachableNameservers(b)
 		}
 		total += len(b) + len(f.Destination) + 64
 		if total > maxRequest {
 			return nil, unsupported("the files mounted into the container have more than %d bytes together, which is not implemented", maxRequest)
 		}
-		out = append(out, &guestv1.File{Path: f.Destination, Content: b, Mode: uint32(mode.Perm()), ReadOnly: f.ReadOnly})
+		out = append(out, &guestv1.File{Path: f.Destination, Content: b, Mode: uint32(mode.Perm()), ReadOnly: f.ReadOnly, Optional: f.Generated})
 	}
 	return out, nil
 }

@@ -5,6 +5,8 @@ package plan
 
 import (
 	"io/fs"
+	"path/filepath"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -23,6 +25,8 @@ type Input struct {
 	Rootfs Rootfs
 	// Machine holds the configured defaults.
 	Machine config.Machine
+	// Network holds the configured defaults.
+	Network config.Network
 	// Wish is the size that the runtime's options ask for.
 	Wish Size
 	// Boot is what the machine boots.
@@ -31,6 +35,8 @@ type Input struct {
 	Host Host
 	// Stat looks at a file of the host, following symbolic links (os.Stat).
 	Stat func(name string) (fs.FileInfo, error)
+	// ReadFile reads a file of the host (os.ReadFile).
+	ReadFile func(name string) ([]byte, error)
 	// Tmpfs tells whether a directory of the host is a tmpfs, and its size in
 	// bytes (Tmpfs).
 	Tmpfs func(dir string) (int64, bool)
@@ -56,8 +62,10 @@ type Host struct {
 
 // Plan is what is to be done for one container.
 type Plan struct {
-	// Machine lacks only Dir.
+	// Machine lacks only Dir and the files of its NICs.
 	Machine vmm.Config
+	// Network is what the machine's NIC, if any, is connected to.
+	Network Network
 	// Limits are the container's, as far as they bear on the machine.
 	Limits Limits
 	// Container lacks only files and the clock, which are taken when the guest
@@ -74,10 +82,13 @@ type Plan struct {
 	Warnings []string
 }
 
-// File is a file of the host that the container gets a copy of.
+// File is a file of the host that the container gets a copy of, or one made for it.
 type File struct {
 	// Source is the file on the host, Destination its absolute path in the container.
 	Source, Destination string
+	// Generated files have no source but Content.
+	Generated bool
+	Content   string
 	// ReadOnly files cannot be written to by the container.
 	ReadOnly bool
 }
@@ -112,12 +123,19 @@ func New(in Input) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.Files = files
+	if p.Network, err = network(spec, in); err != nil {
+		return nil, err
+	}
+	p.Machine.NICs = p.Network.nics()
+	mounted := func(path string) bool {
+		return slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return filepath.Clean(m.Destination) == path })
+	}
+	p.Files = append(files, p.Network.etcFiles(hostname(spec, in), mounted, in.ReadFile)...)
 	guest, warnings, err := guestSpec(spec, in, mounts, p.Machine.CPUs)
 	if err != nil {
 		return nil, err
 	}
 	p.Warnings = append(p.Warnings, warnings...)
-	p.Container = &guestv1.ContainerOptions{Spec: guest, Rootfs: rootfs}
+	p.Container = &guestv1.ContainerOptions{Spec: guest, Rootfs: rootfs, Interfaces: p.Network.interfaces()}
 	return p, nil
 }

@@ -57,19 +57,9 @@ func guestSpec(s *specs.Spec, in Input, mounts []specs.Mount, cpus int) ([]byte,
 	g := specs.Spec{
 		Version:    s.Version,
 		Root:       &specs.Root{Readonly: s.Root != nil && s.Root.Readonly}, // the guest sets the path
-		Hostname:   s.Hostname,
+		Hostname:   hostname(s, in),
 		Domainname: s.Domainname,
 		Mounts:     mounts,
-	}
-	if g.Hostname == "" {
-		if hasNamespace(s.Linux, specs.UTSNamespace) {
-			// With runc the container would get the host's name. The guest's kernel
-			// has none, and the host's is none of its business.
-			g.Hostname = in.ID[:min(len(in.ID), maxHostname)]
-		} else {
-			// It was asked for, though: the machine takes it.
-			g.Hostname = in.Host.Name
-		}
 	}
 	var warnings []string
 	var err error
@@ -85,6 +75,20 @@ func guestSpec(s *specs.Spec, in Input, mounts []specs.Mount, cpus int) ([]byte,
 		return nil, nil, fmt.Errorf("encode the guest's spec: %w", err)
 	}
 	return b, append(warnings, more...), nil
+}
+
+// hostname is the container's.
+func hostname(s *specs.Spec, in Input) string {
+	switch {
+	case s.Hostname != "":
+		return s.Hostname
+	case hasNamespace(s.Linux, specs.UTSNamespace):
+		// With runc the container would get the host's name. The guest's kernel
+		// has none, and the host's is none of its business.
+		return in.ID[:min(len(in.ID), maxHostname)]
+	}
+	// It was asked for, though: the machine takes it.
+	return in.Host.Name
 }
 
 // guestProcess drops the labels of security modules that the guest does not run.

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
+	"github.com/applevm/applevm/network/usernet"
 	"github.com/applevm/applevm/shim/machine"
 	"github.com/applevm/applevm/shim/plan"
 	"github.com/applevm/applevm/shim/record"
@@ -71,6 +72,7 @@ type container struct {
 	initExited  bool
 	paused      bool
 	machine     *machine.Machine
+	network     *usernet.Network // nil if it has none
 	disk        record.Record
 	size        plan.Size
 	limits      plan.Limits // in force
@@ -272,7 +274,7 @@ func (c *container) delete(ctx context.Context) error {
 func (c *container) destroy(ctx context.Context) {
 	c.destroyOnce.Do(func() {
 		c.mu.Lock()
-		m, disk, cancel := c.machine, c.disk, c.cancel
+		m, network, disk, cancel := c.machine, c.network, c.disk, c.cancel
 		procs := []*process{c.init}
 		for _, p := range c.execs {
 			procs = append(procs, p)
@@ -284,6 +286,11 @@ func (c *container) destroy(ctx context.Context) {
 		if m != nil {
 			if err := m.Kill(); err != nil {
 				log.G(ctx).WithError(err).Error("the machine was not ended in order")
+			}
+		}
+		if network != nil {
+			if err := network.Close(); err != nil {
+				log.G(ctx).WithError(err).Error("the network was not ended in order")
 			}
 		}
 		var wg sync.WaitGroup

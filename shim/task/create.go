@@ -63,10 +63,12 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		Spec:      spec,
 		Rootfs:    rootfs,
 		Machine:   cfg.Machine,
+		Network:   cfg.Network,
 		Wish:      plan.Size{CPUs: asked.CPUs, Memory: asked.MemoryMiB << 20},
 		Boot:      plan.Boot{Kernel: img.Kernel, Initrd: img.Initrd, Cmdline: img.Cmdline},
 		Host:      plan.Host{CPUs: runtime.NumCPU(), DefaultCPUs: machine.DefaultCPUs(drv), Memory: machine.HostMemory(), Name: hostName()},
 		Stat:      os.Stat,
+		ReadFile:  os.ReadFile,
 		Tmpfs:     plan.Tmpfs,
 	})
 	if err != nil {
@@ -88,7 +90,12 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		return err
 	}
 	p.Machine.Dir = dir
+	unplug, err := c.connect(&p.Machine, p.Network)
+	if err != nil {
+		return err
+	}
 	m, err := machine.Start(ctx, drv, p.Machine, c.rec)
+	unplug() // the VMM has its own
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ const (
 	vsockFD = 3
 	qmpFD   = 4
 	jailFD  = 5
-	// shareFD is the first share's; the others follow.
+	// shareFD is the first share's; the others follow, and the NICs' after them.
 	shareFD = 6
 )
 
@@ -40,7 +40,7 @@ const (
 	// ownDevices are vsock and rng.
 	ownDevices = 2
 
-	// maxDevices is how many disks and shares a machine has at most.
+	// maxDevices is how many disks, shares and NICs a machine has at most.
 	maxDevices = pciSlots*pciFunctions - ownDevices
 
 	// msixDisks is how many disks on PCI interrupt by messages of their own, of which
@@ -81,7 +81,7 @@ type machineKind struct {
 // kind chooses the smallest machine that holds the devices and whose devices the
 // kernel finds: microvm and virtio-mmio boot fastest, PCI has room for more.
 func (p *plan) kind() machineKind {
-	n := len(p.Disks) + len(p.Shares) + ownDevices
+	n := len(p.Disks) + len(p.Shares) + len(p.NICs) + ownDevices
 	q35 := machineKind{"q35,usb=off,smbus=off,sata=off,vmport=off", "pci", true}
 	switch {
 	case p.Arch == archARM64 && n <= virtTransports:
@@ -136,6 +136,14 @@ func (p *plan) args() []string {
 	}
 	if p.bare {
 		return a
+	}
+	for i, n := range p.NICs {
+		id := "net" + strconv.Itoa(i)
+		device := fmt.Sprintf("virtio-net-%s,netdev=%s,mac=%s,host_mtu=%d", k.bus, id, n.MAC, n.MTU)
+		if k.bus == "pci" {
+			device += ",romfile=" // no firmware boots from it
+		}
+		a = append(a, "-netdev", fmt.Sprintf("dgram,id=%s,local.type=fd,local.str=%d", id, shareFD+len(p.Shares)+i), "-device", device+slots.next())
 	}
 	switch p.jail {
 	case "-chroot":

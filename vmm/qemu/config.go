@@ -44,9 +44,9 @@ func validate(cfg vmm.Config) error {
 		return fmt.Errorf("machine %s: directory %q is not absolute", cfg.Name, cfg.Dir)
 	case cfg.Kernel == "" || cfg.Initrd == "":
 		return fmt.Errorf("machine %s: no kernel or no initramfs is given", cfg.Name)
-	case len(cfg.Disks)+len(cfg.Shares) > maxDevices:
-		return fmt.Errorf("machine %s: %d disks and %d shared directories, but at most %d fit in all",
-			cfg.Name, len(cfg.Disks), len(cfg.Shares), maxDevices)
+	case len(cfg.Disks)+len(cfg.Shares)+len(cfg.NICs) > maxDevices:
+		return fmt.Errorf("machine %s: %d disks, %d shared directories and %d network interfaces, but at most %d fit in all",
+			cfg.Name, len(cfg.Disks), len(cfg.Shares), len(cfg.NICs), maxDevices)
 	}
 	for _, p := range cfg.Cmdline {
 		if p == "" || strings.ContainsAny(p, "\x00\n") {
@@ -72,6 +72,28 @@ func validate(cfg vmm.Config) error {
 			return fmt.Errorf("machine %s: two shared directories are called %q", cfg.Name, s.Tag)
 		}
 		seen[s.Tag] = true
+	}
+	seen = map[string]bool{}
+	for _, n := range cfg.NICs {
+		if err := checkNIC(n); err != nil {
+			return fmt.Errorf("machine %s: network interface %s: %w", cfg.Name, n.MAC, err)
+		}
+		if seen[n.MAC.String()] {
+			return fmt.Errorf("machine %s: two network interfaces have the address %s", cfg.Name, n.MAC)
+		}
+		seen[n.MAC.String()] = true
+	}
+	return nil
+}
+
+func checkNIC(n vmm.NIC) error {
+	switch {
+	case len(n.MAC) != 6 || n.MAC[0]&1 != 0:
+		return errors.New("its address is not a unicast MAC address")
+	case n.MTU < vmm.MinMTU || n.MTU > vmm.MaxMTU:
+		return fmt.Errorf("its MTU of %d is not within %d and %d", n.MTU, vmm.MinMTU, vmm.MaxMTU)
+	case n.File == nil:
+		return errors.New("it has no file")
 	}
 	return nil
 }

@@ -37,6 +37,8 @@ func (s *Suite) testMachine(t *testing.T, img image.Image) {
 		{ID: "layer-0123456789abcd", Path: disks.ro, ReadOnly: true},
 		{ID: "rw", Path: disks.rw},
 	}
+	cables, nics := makeNICs(t)
+	cfg.NICs = nics
 	g := Boot(t, d, cfg)
 	if g.PID() == 0 {
 		t.Error("no PID")
@@ -60,6 +62,7 @@ func (s *Suite) testMachine(t *testing.T, img image.Image) {
 	t.Run("CloseUnblocks", func(t *testing.T) { testCloseUnblocks(t, g) })
 	t.Run("Disks", func(t *testing.T) { testDisks(t, g, disks) })
 	t.Run("DiskInUse", func(t *testing.T) { s.testDiskInUse(t, img, disks) })
+	t.Run("NICs", func(t *testing.T) { testNICs(t, g, cables, nics) })
 	t.Run("PauseResume", func(t *testing.T) { testPause(t, g) })
 	t.Run("Console", func(t *testing.T) { testConsole(t, g) })
 	t.Run("StartTwice", func(t *testing.T) {

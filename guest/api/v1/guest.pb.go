@@ -504,8 +504,11 @@ type ContainerOptions struct {
 	Files []*File `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"`
 	// If not 0 the wall clock is set first, nanoseconds since 1970-01-01 UTC.
 	ClockUnixNanos int64 `protobuf:"varint,4,opt,name=clock_unix_nanos,json=clockUnixNanos,proto3" json:"clock_unix_nanos,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The container's network interfaces. They go into its network namespace if
+	// its spec asks for one; else the machine's own gets them.
+	Interfaces    []*Interface `protobuf:"bytes,5,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ContainerOptions) Reset() {
@@ -566,6 +569,149 @@ func (x *ContainerOptions) GetClockUnixNanos() int64 {
 	return 0
 }
 
+func (x *ContainerOptions) GetInterfaces() []*Interface {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+// Interface is a network interface of the machine and what it is to be set to.
+type Interface struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The address by which the guest finds it: six bytes.
+	Mac []byte `protobuf:"bytes,1,opt,name=mac,proto3" json:"mac,omitempty"`
+	// Its name in the container, at most 15 bytes.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Addresses with the length of their network's prefix, for instance
+	// "192.168.127.2/24".
+	Addresses []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	Routes    []*Route `protobuf:"bytes,4,rep,name=routes,proto3" json:"routes,omitempty"`
+	// The longest packet in bytes; 0 leaves what the device says.
+	Mtu           uint32 `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Interface) Reset() {
+	*x = Interface{}
+	mi := &file_guest_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Interface) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Interface) ProtoMessage() {}
+
+func (x *Interface) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Interface.ProtoReflect.Descriptor instead.
+func (*Interface) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Interface) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+func (x *Interface) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Interface) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *Interface) GetRoutes() []*Route {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *Interface) GetMtu() uint32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+type Route struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A network, for instance "0.0.0.0/0".
+	Destination string `protobuf:"bytes,1,opt,name=destination,proto3" json:"destination,omitempty"`
+	// The next hop's address; empty if the destination is on the link.
+	Gateway       string `protobuf:"bytes,2,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Route) Reset() {
+	*x = Route{}
+	mi := &file_guest_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Route) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Route) ProtoMessage() {}
+
+func (x *Route) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Route.ProtoReflect.Descriptor instead.
+func (*Route) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Route) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *Route) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
+}
+
 // Rootfs is an overlay of trees on disks. With no lower tree it is the
 // writable tree alone; with no writable tree it is read-only.
 type Rootfs struct {
@@ -580,7 +726,7 @@ type Rootfs struct {
 
 func (x *Rootfs) Reset() {
 	*x = Rootfs{}
-	mi := &file_guest_proto_msgTypes[10]
+	mi := &file_guest_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +738,7 @@ func (x *Rootfs) String() string {
 func (*Rootfs) ProtoMessage() {}
 
 func (x *Rootfs) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[10]
+	mi := &file_guest_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +751,7 @@ func (x *Rootfs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rootfs.ProtoReflect.Descriptor instead.
 func (*Rootfs) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{10}
+	return file_guest_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Rootfs) GetLower() []*Tree {
@@ -637,7 +783,7 @@ type Tree struct {
 
 func (x *Tree) Reset() {
 	*x = Tree{}
-	mi := &file_guest_proto_msgTypes[11]
+	mi := &file_guest_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +795,7 @@ func (x *Tree) String() string {
 func (*Tree) ProtoMessage() {}
 
 func (x *Tree) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[11]
+	mi := &file_guest_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +808,7 @@ func (x *Tree) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tree.ProtoReflect.Descriptor instead.
 func (*Tree) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{11}
+	return file_guest_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Tree) GetDisk() string {
@@ -696,14 +842,17 @@ type File struct {
 	Uid  uint32 `protobuf:"varint,4,opt,name=uid,proto3" json:"uid,omitempty"`
 	Gid  uint32 `protobuf:"varint,5,opt,name=gid,proto3" json:"gid,omitempty"`
 	// The container cannot write to it.
-	ReadOnly      bool `protobuf:"varint,6,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	ReadOnly bool `protobuf:"varint,6,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	// It is left out if the container's root file system has nothing at its path and
+	// takes no changes.
+	Optional      bool `protobuf:"varint,7,opt,name=optional,proto3" json:"optional,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_guest_proto_msgTypes[12]
+	mi := &file_guest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +864,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[12]
+	mi := &file_guest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +877,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{12}
+	return file_guest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *File) GetPath() string {
@@ -773,6 +922,13 @@ func (x *File) GetReadOnly() bool {
 	return false
 }
 
+func (x *File) GetOptional() bool {
+	if x != nil {
+		return x.Optional
+	}
+	return false
+}
+
 var File_guest_proto protoreflect.FileDescriptor
 
 const file_guest_proto_rawDesc = "" +
@@ -803,26 +959,39 @@ const file_guest_proto_rawDesc = "" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
 	"\x05times\x18\x02 \x01(\x04R\x05times\x12\x16\n" +
 	"\x06killed\x18\x03 \x01(\x04R\x06killed\x12\x18\n" +
-	"\amachine\x18\x04 \x01(\bR\amachine\"\xb0\x01\n" +
+	"\amachine\x18\x04 \x01(\bR\amachine\"\xed\x01\n" +
 	"\x10ContainerOptions\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\fR\x04spec\x120\n" +
 	"\x06rootfs\x18\x02 \x01(\v2\x18.applevm.guest.v1.RootfsR\x06rootfs\x12,\n" +
 	"\x05files\x18\x03 \x03(\v2\x16.applevm.guest.v1.FileR\x05files\x12(\n" +
-	"\x10clock_unix_nanos\x18\x04 \x01(\x03R\x0eclockUnixNanos\"j\n" +
+	"\x10clock_unix_nanos\x18\x04 \x01(\x03R\x0eclockUnixNanos\x12;\n" +
+	"\n" +
+	"interfaces\x18\x05 \x03(\v2\x1b.applevm.guest.v1.InterfaceR\n" +
+	"interfaces\"\x92\x01\n" +
+	"\tInterface\x12\x10\n" +
+	"\x03mac\x18\x01 \x01(\fR\x03mac\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\x12/\n" +
+	"\x06routes\x18\x04 \x03(\v2\x17.applevm.guest.v1.RouteR\x06routes\x12\x10\n" +
+	"\x03mtu\x18\x05 \x01(\rR\x03mtu\"C\n" +
+	"\x05Route\x12 \n" +
+	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x18\n" +
+	"\agateway\x18\x02 \x01(\tR\agateway\"j\n" +
 	"\x06Rootfs\x12,\n" +
 	"\x05lower\x18\x01 \x03(\v2\x16.applevm.guest.v1.TreeR\x05lower\x122\n" +
 	"\bwritable\x18\x02 \x01(\v2\x16.applevm.guest.v1.TreeR\bwritable\"Q\n" +
 	"\x04Tree\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x17\n" +
 	"\afs_type\x18\x02 \x01(\tR\x06fsType\x12\x1c\n" +
-	"\tdirectory\x18\x03 \x01(\tR\tdirectory\"\x89\x01\n" +
+	"\tdirectory\x18\x03 \x01(\tR\tdirectory\"\xa5\x01\n" +
 	"\x04File\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x18\n" +
 	"\acontent\x18\x02 \x01(\fR\acontent\x12\x12\n" +
 	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x10\n" +
 	"\x03uid\x18\x04 \x01(\rR\x03uid\x12\x10\n" +
 	"\x03gid\x18\x05 \x01(\rR\x03gid\x12\x1b\n" +
-	"\tread_only\x18\x06 \x01(\bR\breadOnly2\xcd\x02\n" +
+	"\tread_only\x18\x06 \x01(\bR\breadOnly\x12\x1a\n" +
+	"\boptional\x18\a \x01(\bR\boptional2\xcd\x02\n" +
 	"\x05Guest\x12E\n" +
 	"\x04Info\x12\x1d.applevm.guest.v1.InfoRequest\x1a\x1e.applevm.guest.v1.InfoResponse\x12Q\n" +
 	"\bSetClock\x12!.applevm.guest.v1.SetClockRequest\x1a\".applevm.guest.v1.SetClockResponse\x12Q\n" +
@@ -842,7 +1011,7 @@ func file_guest_proto_rawDescGZIP() []byte {
 	return file_guest_proto_rawDescData
 }
 
-var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_guest_proto_goTypes = []any{
 	(*InfoRequest)(nil),        // 0: applevm.guest.v1.InfoRequest
 	(*InfoResponse)(nil),       // 1: applevm.guest.v1.InfoResponse
@@ -854,29 +1023,33 @@ var file_guest_proto_goTypes = []any{
 	(*WaitEventsResponse)(nil), // 7: applevm.guest.v1.WaitEventsResponse
 	(*OutOfMemory)(nil),        // 8: applevm.guest.v1.OutOfMemory
 	(*ContainerOptions)(nil),   // 9: applevm.guest.v1.ContainerOptions
-	(*Rootfs)(nil),             // 10: applevm.guest.v1.Rootfs
-	(*Tree)(nil),               // 11: applevm.guest.v1.Tree
-	(*File)(nil),               // 12: applevm.guest.v1.File
+	(*Interface)(nil),          // 10: applevm.guest.v1.Interface
+	(*Route)(nil),              // 11: applevm.guest.v1.Route
+	(*Rootfs)(nil),             // 12: applevm.guest.v1.Rootfs
+	(*Tree)(nil),               // 13: applevm.guest.v1.Tree
+	(*File)(nil),               // 14: applevm.guest.v1.File
 }
 var file_guest_proto_depIdxs = []int32{
 	8,  // 0: applevm.guest.v1.WaitEventsResponse.out_of_memory:type_name -> applevm.guest.v1.OutOfMemory
-	10, // 1: applevm.guest.v1.ContainerOptions.rootfs:type_name -> applevm.guest.v1.Rootfs
-	12, // 2: applevm.guest.v1.ContainerOptions.files:type_name -> applevm.guest.v1.File
-	11, // 3: applevm.guest.v1.Rootfs.lower:type_name -> applevm.guest.v1.Tree
-	11, // 4: applevm.guest.v1.Rootfs.writable:type_name -> applevm.guest.v1.Tree
-	0,  // 5: applevm.guest.v1.Guest.Info:input_type -> applevm.guest.v1.InfoRequest
-	2,  // 6: applevm.guest.v1.Guest.SetClock:input_type -> applevm.guest.v1.SetClockRequest
-	4,  // 7: applevm.guest.v1.Guest.Shutdown:input_type -> applevm.guest.v1.ShutdownRequest
-	6,  // 8: applevm.guest.v1.Guest.WaitEvents:input_type -> applevm.guest.v1.WaitEventsRequest
-	1,  // 9: applevm.guest.v1.Guest.Info:output_type -> applevm.guest.v1.InfoResponse
-	3,  // 10: applevm.guest.v1.Guest.SetClock:output_type -> applevm.guest.v1.SetClockResponse
-	5,  // 11: applevm.guest.v1.Guest.Shutdown:output_type -> applevm.guest.v1.ShutdownResponse
-	7,  // 12: applevm.guest.v1.Guest.WaitEvents:output_type -> applevm.guest.v1.WaitEventsResponse
-	9,  // [9:13] is the sub-list for method output_type
-	5,  // [5:9] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	12, // 1: applevm.guest.v1.ContainerOptions.rootfs:type_name -> applevm.guest.v1.Rootfs
+	14, // 2: applevm.guest.v1.ContainerOptions.files:type_name -> applevm.guest.v1.File
+	10, // 3: applevm.guest.v1.ContainerOptions.interfaces:type_name -> applevm.guest.v1.Interface
+	11, // 4: applevm.guest.v1.Interface.routes:type_name -> applevm.guest.v1.Route
+	13, // 5: applevm.guest.v1.Rootfs.lower:type_name -> applevm.guest.v1.Tree
+	13, // 6: applevm.guest.v1.Rootfs.writable:type_name -> applevm.guest.v1.Tree
+	0,  // 7: applevm.guest.v1.Guest.Info:input_type -> applevm.guest.v1.InfoRequest
+	2,  // 8: applevm.guest.v1.Guest.SetClock:input_type -> applevm.guest.v1.SetClockRequest
+	4,  // 9: applevm.guest.v1.Guest.Shutdown:input_type -> applevm.guest.v1.ShutdownRequest
+	6,  // 10: applevm.guest.v1.Guest.WaitEvents:input_type -> applevm.guest.v1.WaitEventsRequest
+	1,  // 11: applevm.guest.v1.Guest.Info:output_type -> applevm.guest.v1.InfoResponse
+	3,  // 12: applevm.guest.v1.Guest.SetClock:output_type -> applevm.guest.v1.SetClockResponse
+	5,  // 13: applevm.guest.v1.Guest.Shutdown:output_type -> applevm.guest.v1.ShutdownResponse
+	7,  // 14: applevm.guest.v1.Guest.WaitEvents:output_type -> applevm.guest.v1.WaitEventsResponse
+	11, // [11:15] is the sub-list for method output_type
+	7,  // [7:11] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_guest_proto_init() }
@@ -890,7 +1063,7 @@ func file_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_proto_rawDesc), len(file_guest_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

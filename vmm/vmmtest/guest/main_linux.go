@@ -187,6 +187,9 @@ func execute(req proto.Request) (resp proto.Response, err error) {
 		return resp, err
 	case proto.OpReadOnly:
 		return resp, tryReadOnly(req.Share)
+	case proto.OpNIC:
+		resp.MTU, err = echoFrames(req.MAC)
+		return resp, err
 	case proto.OpTicks:
 		return proto.Response{Ticks: ticks.Load()}, nil
 	}

@@ -35,6 +35,7 @@ const (
 	OpTicks    = "ticks"    // how far the guest's own counter has come
 	OpShare    = "share"    // uses Share in all ways and lists its files
 	OpReadOnly = "readonly" // tries to change Share
+	OpNIC      = "nic"      // brings up the interface with the address MAC, and sends back each frame of EtherType
 )
 
 // Request is what the control port takes.
@@ -45,6 +46,7 @@ type Request struct {
 	Share  string `json:",omitempty"` // its tag
 	Data   []byte `json:",omitempty"`
 	Length int    `json:",omitempty"`
+	MAC    string `json:",omitempty"`
 }
 
 // Response is what the control port gives.
@@ -55,7 +57,12 @@ type Response struct {
 	Ticks int64  `json:",omitempty"`
 	// Files are as package internal/treelist has them.
 	Files []string `json:",omitempty"`
+	MTU   int      `json:",omitempty"`
 }
+
+// EtherType marks the frames of OpNIC (IEEE 802's first type for local
+// experiments). What the guest sends back has the two addresses exchanged.
+const EtherType = 0x88b5
 
 // Disk is one disk as the guest sees it.
 type Disk struct {

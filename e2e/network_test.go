@@ -1,0 +1,223 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/applevm/applevm/e2e/stack"
+)
+
+// loopbackConfig lets containers reach the test's own servers.
+const loopbackConfig = "[network]\nhost_loopback = true\n"
+
+// echoServer answers, on a TCP and UDP port of a loopback address, a line (or
+// datagram) with the same.
+func echoServer(t *testing.T, addr string) int {
+	t.Helper()
+	for range 20 {
+		l, err := net.Listen("tcp", net.JoinHostPort(addr, "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := net.ListenPacket("udp", l.Addr().String())
+		if err != nil {
+			_ = l.Close()
+			continue
+		}
+		t.Cleanup(func() { _, _ = l.Close(), u.Close() })
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				go func() {
+					defer c.Close()
+					_, _ = io.Copy(c, c)
+				}()
+			}
+		}()
+		go func() {
+			buf := make([]byte, 64<<10)
+			for {
+				n, from, err := u.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				_, _ = u.WriteTo(buf[:n], from)
+			}
+		}()
+		return l.Addr().(*net.TCPAddr).Port
+	}
+	t.Fatal("no port is free for both TCP and UDP")
+	return 0
+}
+
+// freePort is a port of the host on which nobody listens.
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+}
+
+// TestUserNetwork runs as an ordinary user and as root.
+func TestUserNetwork(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		opts stack.Options
+	}{
+		{"ordinary user", stack.Options{Unprivileged: true, Config: loopbackConfig}},
+		{"root", stack.Options{Config: loopbackConfig}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newStack(t, tt.opts)
+			id := background(t, s, nil, "sleep", "1000")
+			in := func(script string) string {
+				t.Helper()
+				r := do(t, s.CtrExec(t.Context(), "--exec-id", fmt.Sprint("e", time.Now().UnixNano()), id, "bash", "-c", script))
+				if r.code != 0 {
+					t.Errorf("%s: %s", script, r)
+				}
+				return r.stdout
+			}
+			t.Run("addresses", func(t *testing.T) {
+				got := in("cat /proc/net/route /proc/net/if_inet6 /proc/net/ipv6_route /sys/class/net/eth0/mtu")
+				for _, want := range []string{
+					"eth0\t00000000\t017FA8C0", "fd6170706c65766d0000000000000002 02 40", "\n65520\n",
+					"00000000000000000000000000000000 00 00000000000000000000000000000000 00 fd6170706c65766d0000000000000001",
+				} {
+					if !strings.Contains(strings.ReplaceAll(got, "    ", " "), want) && !strings.Contains(got, want) {
+						t.Errorf("%q is not in\n%s", want, got)
+					}
+				}
+			})
+			t.Run("names", func(t *testing.T) {
+				got := in("cat /etc/hostname; getent ahostsv4 host.applevm.internal | head -1; getent hosts $(cat /etc/hostname) >/dev/null && echo itself; head -1 /etc/resolv.conf")
+				if want := id + "\n192.168.127.254"; !strings.HasPrefix(got, want) || !strings.Contains(got, "itself\nnameserver 192.168.127.1\n") {
+					t.Errorf("got %q", got)
+				}
+			})
+			for i, addr := range []string{"127.0.0.1", "::1"} {
+				port := echoServer(t, addr)
+				host := []string{"192.168.127.254", "fd61:7070:6c65:766d::fe"}[i]
+				for _, protocol := range []string{"tcp", "udp"} {
+					t.Run(protocol+" to "+addr, func(t *testing.T) {
+						got := in(fmt.Sprintf("exec 3<>/dev/%s/%s/%d && echo hello %s >&3 && timeout 60 head -n 1 <&3", protocol, host, port, protocol))
+						if want := "hello " + protocol + "\n"; got != want {
+							t.Errorf("got %q, want %q", got, want)
+						}
+					})
+				}
+			}
+			t.Run("refused", func(t *testing.T) {
+				port := freePort(t)
+				if got := in("(exec 3<>/dev/tcp/192.168.127.254/" + port + ") 2>&1 | grep -o -m1 refused | head -n1"); got != "refused\n" {
+					t.Errorf("got %q", got)
+				}
+			})
+			t.Run("a lot", func(t *testing.T) {
+				port := echoServer(t, "127.0.0.1")
+				got := in(fmt.Sprintf("exec 3<>/dev/tcp/192.168.127.254/%d; (head -c 20000000 /dev/zero >&3; echo sent >&2) & timeout 100 head -c 20000000 <&3 | wc -c", port))
+				if strings.TrimSpace(got) != "20000000" {
+					t.Errorf("got %q", got)
+				}
+			})
+		})
+	}
+}
+
+// background starts a container with further flags; it is removed at the test's end.
+func background(t *testing.T, s *stack.Stack, flags []string, cmd ...string) string {
+	t.Helper()
+	id := name(t)
+	t.Cleanup(func() { remove(t, s, id) })
+	must(t, s.CtrRun(t.Context(), append(append(append([]string{"-d"}, flags...), img, id), cmd...)...))
+	return id
+}
+
+func TestHostLoopbackIsClosed(t *testing.T) {
+	s := userStack(t)
+	port := echoServer(t, "127.0.0.1")
+	out := must(t, s.CtrRun(t.Context(), "--rm", img, name(t), "bash", "-c", fmt.Sprintf(
+		"for a in 192.168.127.254 192.168.127.1 127.0.0.1 169.254.169.254 fd61:7070:6c65:766d::fe; do (exec 3<>/dev/tcp/$a/%d) 2>&1 | grep -o refused | uniq | grep . || echo $a answers; done", port)))
+	if out != strings.Repeat("refused\n", 5) {
+		t.Errorf("got %q", out)
+	}
+}
+
+func TestNoNetwork(t *testing.T) {
+	s := userStack(t)
+	out := must(t, s.CtrRun(t.Context(), "--rm", "--annotation", "dev.applevm.network=none", img, name(t), "sh", "-c", "ls /sys/class/net; cat /proc/net/route | wc -l"))
+	if out != "lo\n1\n" {
+		t.Errorf("got %q", out)
+	}
+}
+
+func TestPublishedPorts(t *testing.T) {
+	s := userStack(t)
+	first, err := strconv.Atoi(freePort(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish := fmt.Sprintf("127.0.0.1:%d-%d:7000-7001,127.0.0.1:%d:7000/udp", first, first+1, first)
+	const serve = `
+use strict; use IO::Socket::INET; $| = 1;
+for my $port (7000, 7001) {
+  next if fork;
+  my $l = IO::Socket::INET->new(LocalPort => $port, Listen => 5, ReuseAddr => 1) or die "tcp $port: $!";
+  while (my $c = $l->accept) { my $line = <$c>; print $c "$port: $line"; close $c }
+}
+my $u = IO::Socket::INET->new(LocalPort => 7000, Proto => "udp") or die "udp: $!";
+while ($u->recv(my $b, 1000)) { $u->send("udp: $b") }
+`
+	ask := func(network string, port int) string {
+		c, err := net.Dial(network, fmt.Sprintf("127.0.0.1:%d", port))
+		if err != nil {
+			return err.Error()
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		if _, err := fmt.Fprintln(c, "hello"); err != nil {
+			return err.Error()
+		}
+		line, err := bufio.NewReader(c).ReadString('\n')
+		if err != nil {
+			return err.Error()
+		}
+		return line
+	}
+	t.Run("served", func(t *testing.T) {
+		background(t, s, []string{"--annotation", "dev.applevm.publish=" + publish}, "perl", "-e", serve)
+		for _, tt := range []struct {
+			network string
+			port    int
+			want    string
+		}{{"tcp", first, "7000: hello\n"}, {"tcp", first + 1, "7001: hello\n"}, {"udp", first, "udp: hello\n"}} {
+			var got string
+			waitFor(t, fmt.Sprintf("an answer from %s port %d", tt.network, tt.port), func() bool {
+				got = ask(tt.network, tt.port)
+				return got == tt.want
+			})
+		}
+		t.Run("taken", func(t *testing.T) {
+			r := do(t, s.CtrRun(t.Context(), "--rm", "--annotation", "dev.applevm.publish=127.0.0.1:"+strconv.Itoa(first)+":80", img, name(t), "echo", "it ran"))
+			if r.code == 0 || strings.Contains(r.stdout, "it ran") || !strings.Contains(r.stderr, fmt.Sprintf("publish tcp port 127.0.0.1:%d: it is in use on the host", first)) {
+				t.Error(r)
+			}
+		})
+	})
+	if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", first)); err == nil {
+		t.Errorf("the port outlives its container: %v", c.Close())
+	}
+	clean(t, s)
+}
