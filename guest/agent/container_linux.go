@@ -142,8 +142,11 @@ func (c *container) prepare(ctx context.Context, spec *specs.Spec, opts *guestv1
 		return nil, err
 	}
 	c.rootfs = fs
-	if fs.changes != "" {
+	switch {
+	case fs.changes != "":
 		c.freezer = newFreezer(fs.changes)
+	case fs.shared:
+		c.freezer = newSyncer(fs.path)
 	}
 	spec.Root.Path = fs.path
 	files := possibleFiles(opts.GetFiles(), fs.path, opts.GetRootfs().GetWritable() != nil)

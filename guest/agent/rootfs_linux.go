@@ -22,14 +22,16 @@ const maxLayers = 127
 // workDir is overlayfs's own directory in a writable tree, beside api.UpperDir.
 const workDir = "work"
 
-// rootfs is a container's root file system, put together from trees on disks.
+// rootfs is a container's root file system, put together from trees on disks, or a
+// directory that the host shares.
 type rootfs struct {
 	path string
 
 	disks   *disks
 	serials []string // acquired
 	lowers  string   // directory of links, if made
-	mounted bool     // path is an overlay
+	mounted bool     // path is an overlay or a share
+	shared  bool     // path is a share
 	changes string   // the mount point of the disk that takes changes, if any
 	mapped  *mapped  // the trees' mounts in a user namespace, if any
 }
@@ -40,6 +42,12 @@ type rootfs struct {
 // belong to the container's IDs; starting is called around the start of a process
 // that this takes (see reaper).
 func mountRootfs(ctx context.Context, d *disks, r *guestv1.Rootfs, lowers, target string, ids *idmap, starting func() func()) (_ *rootfs, err error) {
+	if s := r.GetShare(); s != nil {
+		if len(r.GetLower()) > 0 || r.GetWritable() != nil {
+			return nil, invalid("the root file system is a shared directory and has trees")
+		}
+		return mountShared(s, target)
+	}
 	if len(r.GetLower()) > maxLayers {
 		return nil, invalid("the root file system has %d layers, more than %d", len(r.GetLower()), maxLayers)
 	}
@@ -127,6 +135,15 @@ func mountRootfs(ctx context.Context, d *disks, r *guestv1.Rootfs, lowers, targe
 	}
 	fs.path, fs.mounted = target, true
 	return fs, nil
+}
+
+// mountShared mounts a share that is the root file system. Its files have the owners
+// that a user namespace asks for already: whoever made the directory has seen to it.
+func mountShared(s *guestv1.Share, target string) (*rootfs, error) {
+	if err := mountShare(s, target); err != nil {
+		return nil, err
+	}
+	return &rootfs{path: target, mounted: true, shared: true}, nil
 }
 
 // tree mounts t's disk and returns the path of its directory.

@@ -173,6 +173,9 @@ func TestBadRootfs(t *testing.T) {
 		{"absolute directory", tree("good", "ext4", "/etc"), "directory"},
 		{"directory behind a symlink", tree("good", "ext4", "root/link"), "directory"},
 		{"no such directory", tree("good", "ext4", "other"), "no such file or directory"},
+		{"share and trees", &guestv1.Rootfs{Lower: []*guestv1.Tree{good}, Share: &guestv1.Share{Tag: "root"}}, "and has trees"},
+		{"no share's tag", &guestv1.Rootfs{Share: &guestv1.Share{Tag: "a,b"}}, "no share's tag"},
+		{"no such share", &guestv1.Rootfs{Share: &guestv1.Share{Tag: "absent"}}, `shares as "absent"`},
 		{"one good, one bad", &guestv1.Rootfs{Lower: []*guestv1.Tree{good, {Disk: "noise", FsType: "ext4"}}}, "noise"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/containerd/containerd/api/types"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/applevm/applevm/config"
@@ -19,6 +20,8 @@ import (
 type Input struct {
 	// Namespace and ID name the container.
 	Namespace, ID string
+	// Bundle is the directory of the container's bundle.
+	Bundle string
 	// Spec is the bundle's config.json.
 	Spec []byte
 	// Rootfs is what the container's root file system is made of (see FindRootfs).
@@ -66,6 +69,9 @@ type Plan struct {
 	Machine vmm.Config
 	// Network is what the machine's NIC, if any, is connected to.
 	Network Network
+	// RootMount, if set, is to be mounted at the bundle's RootDir while the machine
+	// starts. It may be unmounted then.
+	RootMount *types.Mount
 	// Limits are the container's, as far as they bear on the machine.
 	Limits Limits
 	// Container lacks only files and the clock, which are taken when the guest
@@ -111,11 +117,10 @@ func New(in Input) (*Plan, error) {
 	}
 	p.Warnings = warnings
 	p.Machine = machine(in, size)
-	rootfs, disks, err := root(in.Rootfs)
+	rootfs, err := p.root(in, spec.Root)
 	if err != nil {
 		return nil, err
 	}
-	p.Machine.Disks = disks
 	if p.Hooks, err = hostHooks(spec.Hooks); err != nil {
 		return nil, err
 	}

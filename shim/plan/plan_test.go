@@ -367,10 +367,10 @@ func TestRootfsOfASnapshot(t *testing.T) {
 		mounts []*types.Mount
 		err    string
 	}{
-		{"none", nil, "no root filesystem"},
-		{"overlay", []*types.Mount{{Type: "overlay", Source: "overlay"}}, `mount type "overlay" is not implemented: use the applevm snapshotter`},
+		{"tmpfs", []*types.Mount{{Type: "tmpfs", Source: "tmpfs"}}, `mount type "tmpfs" is not implemented: use the applevm snapshotter`},
 		{"two", []*types.Mount{{Type: "bind"}, {Type: "erofs"}}, `2 mounts (the last of type "erofs")`},
-		{"a directory", []*types.Mount{{Type: "bind", Source: t.TempDir()}}, "host directory"},
+		{"a relative path", []*types.Mount{{Type: "bind", Source: "some/where"}}, "absolute path"},
+		{"mapped IDs", []*types.Mount{{Type: "bind", Source: "/x", Options: []string{"uidmap=0:1:2"}}}, `option "uidmap=0:1:2"`},
 	} {
 		if _, err := FindRootfs(tc.mounts); err == nil || !strings.Contains(err.Error(), tc.err) {
 			t.Errorf("%s: error %v, want one with %q", tc.name, err, tc.err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"time"
 
@@ -60,6 +61,7 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 	p, err := plan.New(plan.Input{
 		Namespace: c.s.opts.Namespace,
 		ID:        c.id,
+		Bundle:    c.bundle,
 		Spec:      spec,
 		Rootfs:    rootfs,
 		Machine:   cfg.Machine,
@@ -94,8 +96,18 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 	if err != nil {
 		return err
 	}
+	unmount, err := mountRoot(p.RootMount, filepath.Join(c.bundle, plan.RootDir))
+	if err != nil {
+		unplug()
+		return err
+	}
 	m, err := machine.Start(ctx, drv, p.Machine, c.rec)
 	unplug() // the VMM has its own
+	// A machine that runs has the directory open. Now nothing is left on the host
+	// when it ends, however it does.
+	if uerr := unmount(); err == nil && uerr != nil {
+		err = errors.Join(uerr, m.Kill())
+	}
 	if err != nil {
 		return err
 	}

@@ -41,8 +41,8 @@ func TestCreateRefusesClearly(t *testing.T) {
 		}, want: "lacks its kernel: build it anew"},
 		{name: "no guest image", change: func(c *box, _ *taskapi.CreateTaskRequest) { c.cfg.Guest.Dir = c.dir }, want: "no guest image in"},
 		{name: "another snapshotter", change: func(_ *box, r *taskapi.CreateTaskRequest) {
-			r.Rootfs = []*types.Mount{{Type: "overlay", Source: "overlay"}}
-		}, want: `mount type "overlay" is not implemented: use the applevm snapshotter`},
+			r.Rootfs = []*types.Mount{{Type: "tmpfs", Source: "tmpfs"}}
+		}, want: `mount type "tmpfs" is not implemented: use the applevm snapshotter`},
 		{name: "too much memory", spec: func(s *specs.Spec) {
 			s.Annotations = map[string]string{plan.AnnotationMemory: "512TiB"}
 		}, want: "not enough memory on the host: machine test/c is to have 512TiB"},

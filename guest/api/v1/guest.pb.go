@@ -712,14 +712,17 @@ func (x *Route) GetGateway() string {
 	return ""
 }
 
-// Rootfs is an overlay of trees on disks. With no lower tree it is the
-// writable tree alone; with no writable tree it is read-only.
+// Rootfs is an overlay of trees on disks, or a directory that the host shares. With
+// no lower tree it is the writable tree alone; with no writable tree it is read-only.
 type Rootfs struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Lowest first.
 	Lower []*Tree `protobuf:"bytes,1,rep,name=lower,proto3" json:"lower,omitempty"`
 	// A disk that takes the changes; the agent makes its directories itself.
-	Writable      *Tree `protobuf:"bytes,2,opt,name=writable,proto3" json:"writable,omitempty"`
+	Writable *Tree `protobuf:"bytes,2,opt,name=writable,proto3" json:"writable,omitempty"`
+	// There are no trees then. Its files' owners are those in the container's user
+	// namespace's parent, as under runc.
+	Share         *Share `protobuf:"bytes,3,opt,name=share,proto3" json:"share,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -768,6 +771,67 @@ func (x *Rootfs) GetWritable() *Tree {
 	return nil
 }
 
+func (x *Rootfs) GetShare() *Share {
+	if x != nil {
+		return x.Share
+	}
+	return nil
+}
+
+// Share is a directory that the host shares.
+type Share struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The virtio file system device's tag.
+	Tag           string `protobuf:"bytes,1,opt,name=tag,proto3" json:"tag,omitempty"`
+	ReadOnly      bool   `protobuf:"varint,2,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Share) Reset() {
+	*x = Share{}
+	mi := &file_guest_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Share) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Share) ProtoMessage() {}
+
+func (x *Share) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Share.ProtoReflect.Descriptor instead.
+func (*Share) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Share) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *Share) GetReadOnly() bool {
+	if x != nil {
+		return x.ReadOnly
+	}
+	return false
+}
+
 // Tree is a directory on a disk.
 type Tree struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -783,7 +847,7 @@ type Tree struct {
 
 func (x *Tree) Reset() {
 	*x = Tree{}
-	mi := &file_guest_proto_msgTypes[13]
+	mi := &file_guest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +859,7 @@ func (x *Tree) String() string {
 func (*Tree) ProtoMessage() {}
 
 func (x *Tree) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[13]
+	mi := &file_guest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +872,7 @@ func (x *Tree) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tree.ProtoReflect.Descriptor instead.
 func (*Tree) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{13}
+	return file_guest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Tree) GetDisk() string {
@@ -852,7 +916,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_guest_proto_msgTypes[14]
+	mi := &file_guest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -864,7 +928,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[14]
+	mi := &file_guest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -877,7 +941,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{14}
+	return file_guest_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *File) GetPath() string {
@@ -976,10 +1040,14 @@ const file_guest_proto_rawDesc = "" +
 	"\x03mtu\x18\x05 \x01(\rR\x03mtu\"C\n" +
 	"\x05Route\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x18\n" +
-	"\agateway\x18\x02 \x01(\tR\agateway\"j\n" +
+	"\agateway\x18\x02 \x01(\tR\agateway\"\x99\x01\n" +
 	"\x06Rootfs\x12,\n" +
 	"\x05lower\x18\x01 \x03(\v2\x16.applevm.guest.v1.TreeR\x05lower\x122\n" +
-	"\bwritable\x18\x02 \x01(\v2\x16.applevm.guest.v1.TreeR\bwritable\"Q\n" +
+	"\bwritable\x18\x02 \x01(\v2\x16.applevm.guest.v1.TreeR\bwritable\x12-\n" +
+	"\x05share\x18\x03 \x01(\v2\x17.applevm.guest.v1.ShareR\x05share\"6\n" +
+	"\x05Share\x12\x10\n" +
+	"\x03tag\x18\x01 \x01(\tR\x03tag\x12\x1b\n" +
+	"\tread_only\x18\x02 \x01(\bR\breadOnly\"Q\n" +
 	"\x04Tree\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x17\n" +
 	"\afs_type\x18\x02 \x01(\tR\x06fsType\x12\x1c\n" +
@@ -1011,7 +1079,7 @@ func file_guest_proto_rawDescGZIP() []byte {
 	return file_guest_proto_rawDescData
 }
 
-var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_guest_proto_goTypes = []any{
 	(*InfoRequest)(nil),        // 0: applevm.guest.v1.InfoRequest
 	(*InfoResponse)(nil),       // 1: applevm.guest.v1.InfoResponse
@@ -1026,30 +1094,32 @@ var file_guest_proto_goTypes = []any{
 	(*Interface)(nil),          // 10: applevm.guest.v1.Interface
 	(*Route)(nil),              // 11: applevm.guest.v1.Route
 	(*Rootfs)(nil),             // 12: applevm.guest.v1.Rootfs
-	(*Tree)(nil),               // 13: applevm.guest.v1.Tree
-	(*File)(nil),               // 14: applevm.guest.v1.File
+	(*Share)(nil),              // 13: applevm.guest.v1.Share
+	(*Tree)(nil),               // 14: applevm.guest.v1.Tree
+	(*File)(nil),               // 15: applevm.guest.v1.File
 }
 var file_guest_proto_depIdxs = []int32{
 	8,  // 0: applevm.guest.v1.WaitEventsResponse.out_of_memory:type_name -> applevm.guest.v1.OutOfMemory
 	12, // 1: applevm.guest.v1.ContainerOptions.rootfs:type_name -> applevm.guest.v1.Rootfs
-	14, // 2: applevm.guest.v1.ContainerOptions.files:type_name -> applevm.guest.v1.File
+	15, // 2: applevm.guest.v1.ContainerOptions.files:type_name -> applevm.guest.v1.File
 	10, // 3: applevm.guest.v1.ContainerOptions.interfaces:type_name -> applevm.guest.v1.Interface
 	11, // 4: applevm.guest.v1.Interface.routes:type_name -> applevm.guest.v1.Route
-	13, // 5: applevm.guest.v1.Rootfs.lower:type_name -> applevm.guest.v1.Tree
-	13, // 6: applevm.guest.v1.Rootfs.writable:type_name -> applevm.guest.v1.Tree
-	0,  // 7: applevm.guest.v1.Guest.Info:input_type -> applevm.guest.v1.InfoRequest
-	2,  // 8: applevm.guest.v1.Guest.SetClock:input_type -> applevm.guest.v1.SetClockRequest
-	4,  // 9: applevm.guest.v1.Guest.Shutdown:input_type -> applevm.guest.v1.ShutdownRequest
-	6,  // 10: applevm.guest.v1.Guest.WaitEvents:input_type -> applevm.guest.v1.WaitEventsRequest
-	1,  // 11: applevm.guest.v1.Guest.Info:output_type -> applevm.guest.v1.InfoResponse
-	3,  // 12: applevm.guest.v1.Guest.SetClock:output_type -> applevm.guest.v1.SetClockResponse
-	5,  // 13: applevm.guest.v1.Guest.Shutdown:output_type -> applevm.guest.v1.ShutdownResponse
-	7,  // 14: applevm.guest.v1.Guest.WaitEvents:output_type -> applevm.guest.v1.WaitEventsResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	14, // 5: applevm.guest.v1.Rootfs.lower:type_name -> applevm.guest.v1.Tree
+	14, // 6: applevm.guest.v1.Rootfs.writable:type_name -> applevm.guest.v1.Tree
+	13, // 7: applevm.guest.v1.Rootfs.share:type_name -> applevm.guest.v1.Share
+	0,  // 8: applevm.guest.v1.Guest.Info:input_type -> applevm.guest.v1.InfoRequest
+	2,  // 9: applevm.guest.v1.Guest.SetClock:input_type -> applevm.guest.v1.SetClockRequest
+	4,  // 10: applevm.guest.v1.Guest.Shutdown:input_type -> applevm.guest.v1.ShutdownRequest
+	6,  // 11: applevm.guest.v1.Guest.WaitEvents:input_type -> applevm.guest.v1.WaitEventsRequest
+	1,  // 12: applevm.guest.v1.Guest.Info:output_type -> applevm.guest.v1.InfoResponse
+	3,  // 13: applevm.guest.v1.Guest.SetClock:output_type -> applevm.guest.v1.SetClockResponse
+	5,  // 14: applevm.guest.v1.Guest.Shutdown:output_type -> applevm.guest.v1.ShutdownResponse
+	7,  // 15: applevm.guest.v1.Guest.WaitEvents:output_type -> applevm.guest.v1.WaitEventsResponse
+	12, // [12:16] is the sub-list for method output_type
+	8,  // [8:12] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_guest_proto_init() }
@@ -1063,7 +1133,7 @@ func file_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_proto_rawDesc), len(file_guest_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
