@@ -187,21 +187,3 @@ func TestMachineKilledFromOutside(t *testing.T) {
 	}
 	clean(t, s)
 }
-
-// The shim's death takes its machine along, and containerd cleans up.
-func TestShimKilledFromOutside(t *testing.T) {
-	s := userStack(t)
-	id := detached(t, s, "sleep", "1000")
-	shims := s.Shims()
-	if len(shims) != 1 {
-		t.Fatalf("shims: %v", shims)
-	}
-	if err := syscall.Kill(shims[0].PID, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	waitFor(t, "the machine's end", func() bool { return len(s.VMMs()) == 0 })
-	waitFor(t, "the task's end", func() bool {
-		return !strings.Contains(must(t, s.Ctr(t.Context(), "task", "list")), "RUNNING")
-	})
-	_ = id
-}

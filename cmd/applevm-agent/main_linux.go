@@ -69,6 +69,7 @@ func run(started time.Duration) error {
 		DialStream: func(ctx context.Context) (net.Conn, error) { return dial(ctx, api.StreamPort) },
 		FindDisk:   agent.SysfsDisks,
 		SetClock:   setClock,
+		ShiftClock: shiftClock,
 		Started:    started,
 		Ready:      uptime(),
 	})
@@ -119,12 +120,4 @@ func uptime() time.Duration {
 		return 0
 	}
 	return time.Duration(ts.Nano())
-}
-
-func setClock(t time.Time) error {
-	ts := unix.NsecToTimespec(t.UnixNano())
-	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
-		return fmt.Errorf("set the clock to %s: %w", t.UTC().Format(time.RFC3339), err)
-	}
-	return nil
 }

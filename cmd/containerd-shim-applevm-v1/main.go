@@ -42,7 +42,8 @@ func main() {
 }
 
 func newTaskService(ic *plugin.InitContext) (any, error) {
-	publisher, err := publish.New(ic.Properties[plugins.PropertyTTRPCAddress])
+	address := ic.Properties[plugins.PropertyTTRPCAddress]
+	publisher, err := publish.New(address)
 	if err != nil {
 		return nil, err
 	}
@@ -62,12 +63,13 @@ func newTaskService(ic *plugin.InitContext) (any, error) {
 	sd.(shutdown.Service).RegisterCallback(func(context.Context) error { return lock.Close() })
 	serving := time.Now()
 	return task.New(ic.Context, task.Options{
-		Namespace: ns,
-		Config:    sync.OnceValues(func() (config.Config, error) { return config.Load("") }),
-		Driver:    machine.NewDriver,
-		Publisher: publisher,
-		Shutdown:  sd.(shutdown.Service),
-		TraceFile: os.Getenv(trace.Env),
+		Namespace:   ns,
+		Incarnation: func() string { return publish.Incarnation(address) },
+		Config:      sync.OnceValues(func() (config.Config, error) { return config.Load("") }),
+		Driver:      machine.NewDriver,
+		Publisher:   publisher,
+		Shutdown:    sd.(shutdown.Service),
+		TraceFile:   os.Getenv(trace.Env),
 		Marks: func(r *trace.Recorder) {
 			r.MarkAt(trace.ShimExec, execTime())
 			r.MarkAt(trace.ShimServing, serving)

@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -52,6 +53,7 @@ type Stack struct {
 	// Unprivileged tells whether the stack runs as Nobody.
 	Unprivileged bool
 
+	env      []string // of the daemons, besides the stack's own
 	daemons  []*daemon
 	watchdog *watchdog
 }
@@ -88,12 +90,41 @@ func Start(ctx context.Context, opts Options) (_ *Stack, retErr error) {
 	if err := s.daemon(ctx, "snapshotter", snapshotter, s.path("sn.sock")); err != nil {
 		return nil, err
 	}
-	containerd := s.command(ctx, "containerd", "--config", s.path("containerd.toml"))
-	containerd.Env = append(containerd.Env, opts.Env...)
-	if err := s.daemon(ctx, "containerd", containerd, s.path("c.sock")); err != nil {
+	s.env = opts.Env
+	if err := s.StartContainerd(ctx); err != nil {
 		return nil, err
 	}
 	return s, nil
+}
+
+// StartContainerd starts containerd again after KillContainerd.
+func (s *Stack) StartContainerd(ctx context.Context) error {
+	containerd := s.command(ctx, "containerd", "--config", s.path("containerd.toml"))
+	containerd.Env = append(containerd.Env, s.env...)
+	return s.daemon(ctx, "containerd", containerd, s.path("c.sock"))
+}
+
+// KillContainerd ends containerd as a crash does: by SIGKILL, with all that runs left
+// as it is.
+func (s *Stack) KillContainerd() {
+	s.daemons = slices.DeleteFunc(s.daemons, func(d *daemon) bool {
+		if d.name != "containerd" {
+			return false
+		}
+		_ = d.cmd.Process.Kill()
+		<-d.done
+		return true
+	})
+}
+
+// Containerd is containerd's process, 0 if it does not run.
+func (s *Stack) Containerd() int {
+	for _, d := range s.daemons {
+		if d.name == "containerd" {
+			return d.cmd.Process.Pid
+		}
+	}
+	return 0
 }
 
 // Checkout returns the root of the source tree that holds the working directory.

@@ -30,6 +30,8 @@ type Options struct {
 	FindDisk func(ctx context.Context, serial string) (string, error)
 	// SetClock sets the machine's wall clock.
 	SetClock func(time.Time) error
+	// ShiftClock puts it forward, at once or at a rate of 500 ppm.
+	ShiftClock func(d time.Duration, slew bool) error
 	// Started and Ready are the times since the kernel's start at which the
 	// agent ran its first instruction and had its control connection.
 	Started, Ready time.Duration

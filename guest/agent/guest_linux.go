@@ -31,11 +31,13 @@ func (s *guestService) Info(context.Context, *guestv1.InfoRequest) (*guestv1.Inf
 	}, nil
 }
 
-func (s *guestService) SetClock(_ context.Context, req *guestv1.SetClockRequest) (*guestv1.SetClockResponse, error) {
-	if err := s.opts.SetClock(time.Unix(0, req.GetUnixNanos())); err != nil {
-		return nil, err
+func (s *guestService) ShiftClock(_ context.Context, req *guestv1.ShiftClockRequest) (*guestv1.ShiftClockResponse, error) {
+	if d := time.Duration(req.GetShiftNs()); d != 0 {
+		if err := s.opts.ShiftClock(d, req.GetSlew()); err != nil {
+			return nil, err
+		}
 	}
-	return &guestv1.SetClockResponse{}, nil
+	return &guestv1.ShiftClockResponse{UnixNanos: time.Now().UnixNano()}, nil
 }
 
 func (s *guestService) Shutdown(ctx context.Context, req *guestv1.ShutdownRequest) (*guestv1.ShutdownResponse, error) {

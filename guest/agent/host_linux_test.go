@@ -19,11 +19,12 @@ import (
 // host is the other side of an agent in this process.
 type host struct {
 	*agenttest.Host
-	agent *Agent
-	conn  net.Conn
-	ended chan error
-	loops []*os.File
-	clock time.Time
+	agent  *Agent
+	conn   net.Conn
+	ended  chan error
+	loops  []*os.File
+	clock  time.Time
+	shifts []string
 }
 
 // newHost starts an agent. At the test's end nothing of it may be left.
@@ -37,7 +38,11 @@ func newHost(t *testing.T) *host {
 	h.agent, err = New(Options{
 		Dir: filepath.Join(dir, "a"), DialStream: h.acceptStream, FindDisk: h.attach,
 		SetClock: func(now time.Time) error { h.clock = now; return nil },
-		Started:  1, Ready: 2,
+		ShiftClock: func(d time.Duration, slew bool) error {
+			h.shifts = append(h.shifts, fmt.Sprint(d, slew))
+			return nil
+		},
+		Started: 1, Ready: 2,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -735,11 +735,18 @@ func TestGuestService(t *testing.T) {
 	if err != nil || info.Version != api.Version || info.Kernel == "" || info.AgentStartNs != 1 || info.AgentReadyNs != 2 {
 		t.Errorf("info %v, %v", info, err)
 	}
-	if _, err := h.Guest.SetClock(ctx, &guestv1.SetClockRequest{UnixNanos: 1_700_000_000_000_000_000}); err != nil {
-		t.Fatal(err)
+	before := time.Now()
+	for _, req := range []*guestv1.ShiftClockRequest{{}, {ShiftNs: 5}, {ShiftNs: -6, Slew: true}} {
+		resp, err := h.Guest.ShiftClock(ctx, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now := time.Unix(0, resp.GetUnixNanos()); now.Before(before.Round(0)) || now.After(time.Now()) {
+			t.Errorf("the clock shows %v", now)
+		}
 	}
-	if h.clock.Unix() != 1_700_000_000 {
-		t.Errorf("clock set to %v", h.clock)
+	if got, want := strings.Join(h.shifts, ", "), "5ns false, -6ns true"; got != want {
+		t.Errorf("clock shifted by %s, want %s", got, want)
 	}
 }
 

@@ -172,7 +172,7 @@ func (m *Machine) bounded(ctx context.Context, req *ttrpc.Request, resp *ttrpc.R
 	case <-ctx.Done():
 		m.unsent.Add(1)
 		go func() {
-			<-done
+			<-done //nolint:errcheck // nobody waits for it any more
 			m.unsent.Add(-1)
 		}()
 		return ctx.Err()

@@ -100,6 +100,7 @@ type output struct {
 	keepOn bool
 
 	leaveOnce, closeOnce sync.Once
+	isClosed             atomic.Bool
 	err                  error
 }
 
@@ -179,9 +180,13 @@ func (o *output) leave() {
 	})
 }
 
+// closed tells whether Close was called.
+func (o *output) closed() bool { return o.isClosed.Load() }
+
 // Close may be called more than once.
 func (o *output) Close() error {
 	o.closeOnce.Do(func() {
+		o.isClosed.Store(true)
 		o.err = o.File.Close()
 		o.leave()
 	})

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,13 +27,31 @@ const (
 	loggerTerm  = 12 * time.Second
 )
 
+// Bounds of the pause before a logging program is run again.
+const (
+	loggerFirst = 50 * time.Millisecond
+	loggerLast  = 2 * time.Second
+)
+
 // logger is a logging program, run by the protocol of containerd's binary://
 // URIs (containerd, core/runtime/v2/logging): it reads stdout from descriptor 3,
 // stderr from 4, and closes 5 when it is ready.
+//
+// nerdctl's ends when containerd does, whose task it waits for. It is run again then,
+// on the same pipes, in which is what it has not read.
 type logger struct {
 	stdout, stderr *output
-	cmd            *exec.Cmd
-	done           chan struct{} // closed when the program has ended
+	path           string
+	args, env      []string
+	mustWrite      bool // binary-v2
+	outR, errR     *os.File
+	incarnation    func() string
+
+	closing chan struct{} // closed when it shall not run again
+	done    chan struct{} // closed when it has ended for good
+
+	mu  sync.Mutex
+	cmd *exec.Cmd
 }
 
 // startLogger starts the program and waits until it is ready.
@@ -45,51 +64,103 @@ func startLogger(ctx context.Context, cfg Config) (_ *logger, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("logging program %q: %w", cfg.Stdout, err)
 	}
-	var files []*os.File
-	defer func() {
-		for _, f := range files {
-			f.Close()
-		}
-	}()
-	pipe := func() (r, w *os.File, err error) {
-		r, w, err = os.Pipe()
-		if err == nil {
-			files = append(files, r, w)
-		}
-		return r, w, err
+	l := &logger{
+		path: u.Path, args: args, mustWrite: u.Scheme == "binary-v2",
+		env:         []string{"CONTAINER_ID=" + cfg.ID, "CONTAINER_NAMESPACE=" + cfg.Namespace},
+		incarnation: cfg.Incarnation,
+		closing:     make(chan struct{}),
+		done:        make(chan struct{}),
 	}
-	outR, outW, err := pipe()
-	if err != nil {
+	var outW, errW *os.File
+	if l.outR, outW, err = os.Pipe(); err != nil {
 		return nil, err
 	}
-	errR, errW, err := pipe()
-	if err != nil {
-		return nil, err
-	}
-	readyR, readyW, err := pipe()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(u.Path, args...)
-	cmd.Env = []string{"CONTAINER_ID=" + cfg.ID, "CONTAINER_NAMESPACE=" + cfg.Namespace}
-	cmd.ExtraFiles = []*os.File{outR, errR, readyW}
-	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the logging program: %w", err)
-	}
-	l := &logger{cmd: cmd, done: make(chan struct{})}
-	go func() {
-		_ = cmd.Wait()
-		close(l.done)
-	}()
-	readyW.Close()
-	if err := awaitReady(ctx, readyR, u.Scheme == "binary-v2"); err != nil {
-		cmd.Process.Kill()
-		<-l.done
-		return nil, fmt.Errorf("logging program %s: %w", u.Path, err)
+	if l.errR, errW, err = os.Pipe(); err != nil {
+		return nil, errors.Join(err, l.outR.Close(), outW.Close())
 	}
 	l.stdout, l.stderr = &output{File: outW}, &output{File: errW}
-	files = []*os.File{outR, errR, readyR}
+	began := ""
+	if l.incarnation != nil {
+		began = l.incarnation()
+	}
+	ended, err := l.run(ctx)
+	if err != nil {
+		_, _ = l.stdout.Close(), l.stderr.Close()
+		_, _ = l.outR.Close(), l.errR.Close()
+		return nil, err
+	}
+	go l.keep(began, ended)
 	return l, nil
+}
+
+// run starts the program and waits until it is ready. ended is closed at its end.
+func (l *logger) run(ctx context.Context) (ended <-chan struct{}, _ error) {
+	readyR, readyW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer readyR.Close()
+	cmd := exec.Command(l.path, l.args...)
+	cmd.Env = l.env
+	cmd.ExtraFiles = []*os.File{l.outR, l.errR, readyW}
+	err = cmd.Start()
+	readyW.Close()
+	if err != nil {
+		return nil, fmt.Errorf("start the logging program: %w", err)
+	}
+	l.mu.Lock()
+	l.cmd = cmd
+	l.mu.Unlock()
+	done := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(done)
+	}()
+	if err := awaitReady(ctx, readyR, l.mustWrite); err != nil {
+		_ = cmd.Process.Kill()
+		<-done
+		return nil, fmt.Errorf("logging program %s: %w", l.path, err)
+	}
+	return done, nil
+}
+
+// keep runs the program again when it has ended and containerd is away, or another
+// than the one at its start, began. Any other end is the program's own: then nobody
+// reads any more.
+func (l *logger) keep(began string, ended <-chan struct{}) {
+	defer close(l.done)
+	defer l.errR.Close()
+	defer l.outR.Close()
+	for wait := loggerFirst; ; {
+		<-ended
+		for {
+			if l.incarnation == nil || l.finished() {
+				return
+			}
+			now := l.incarnation()
+			if now == began && now != "" {
+				return
+			}
+			select {
+			case <-time.After(wait):
+			case <-l.closing:
+				return
+			}
+			wait = min(2*wait, loggerLast)
+			next, err := l.run(context.Background()) // bounded by loggerReady
+			if err == nil {
+				log.L.Infof("logging program %s runs again: containerd, which it waits for, was restarted", l.path)
+				began, ended = now, next
+				break
+			}
+			log.L.WithError(err).Warn("a logging program does not start again")
+		}
+	}
+}
+
+// finished tells whether there is nothing left to read.
+func (l *logger) finished() bool {
+	return l.stdout.closed() && l.stderr.closed() && pending(l.outR) == 0 && pending(l.errR) == 0
 }
 
 // loggerArgs makes a program's arguments from a URI's query, key and value in
@@ -143,13 +214,20 @@ func (l *logger) close() {
 	if l.ended(loggerExit) {
 		return
 	}
-	_ = l.cmd.Process.Signal(syscall.SIGTERM)
+	close(l.closing)
+	l.signal(syscall.SIGTERM)
 	if l.ended(loggerTerm) {
 		return
 	}
-	log.L.Warnf("logging program %s did not end, killing it", l.cmd.Path)
-	l.cmd.Process.Kill()
+	log.L.Warnf("logging program %s did not end, killing it", l.path)
+	l.signal(syscall.SIGKILL)
 	<-l.done
+}
+
+func (l *logger) signal(sig os.Signal) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_ = l.cmd.Process.Signal(sig)
 }
 
 func (l *logger) ended(within time.Duration) bool {

@@ -238,6 +238,35 @@ func TestLoggerThatDiesLaterEndsTheStream(t *testing.T) {
 	}
 }
 
+// A logging program that ends because containerd does, as nerdctl's, runs again, and
+// gets what the first has not read. The writers hear of nothing.
+func TestLoggerOutlivesContainerd(t *testing.T) {
+	w := newWorld(t)
+	incarnation := func() string { // containerd goes when the program does, and comes back
+		st, err := os.Stat(filepath.Join(w.dir, "died"))
+		switch {
+		case err != nil:
+			return "first"
+		case time.Since(st.ModTime()) < time.Second:
+			return ""
+		}
+		return "second"
+	}
+	s := w.open(Config{Namespace: "ns", ID: "web", Stdout: "binary://" + os.Args[0] + "?logger=" + w.dir + "&die-once=", Incarnation: incarnation})
+	_, out, errs := s.Names()
+	data := bytes.Repeat([]byte("a line of a log\n"), 20000) // more than a pipe holds
+	go w.send(out, data)
+	go w.send(errs, []byte("and another\n"))
+	s.Settle(t.Context(), true)
+	s.Close()
+	if b, err := os.ReadFile(filepath.Join(w.dir, "stdout")); err != nil || !bytes.Equal(b, data[10:]) {
+		t.Errorf("the log has %d bytes of %d, %v", len(b), len(data)-10, err)
+	}
+	if b, err := os.ReadFile(filepath.Join(w.dir, "stderr")); err != nil || string(b) != "and another\n" {
+		t.Errorf("stderr %q, %v", b, err)
+	}
+}
+
 // A logging program that is slow to read gets all, before the exit is told.
 func TestSettleWaitsForASlowLogger(t *testing.T) {
 	if runtime.GOOS != "linux" {

@@ -27,6 +27,9 @@ type Config struct {
 	Stdin, Stdout, Stderr string
 	// Terminal processes have one output stream, stdout.
 	Terminal bool
+	// Incarnation tells one run of containerd from another; it is empty while
+	// containerd is away. nil if logging programs have nothing to do with it.
+	Incarnation func() string
 }
 
 // IO is the host's end of a process's streams.

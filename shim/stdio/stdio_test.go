@@ -41,6 +41,11 @@ func logMain(args []string) {
 		_, _ = io.ReadFull(os.NewFile(3, "stdout"), make([]byte, 10))
 		os.Exit(1)
 	}
+	if _, err := os.Stat(filepath.Join(dir, "died")); err != nil && len(args) > 1 && args[1] == "die-once" {
+		_, _ = io.ReadFull(os.NewFile(3, "stdout"), make([]byte, 10))
+		_ = os.WriteFile(filepath.Join(dir, "died"), nil, 0o600)
+		os.Exit(0)
+	}
 	if len(args) > 1 && args[1] == "slow" {
 		time.Sleep(2500 * time.Millisecond)
 	}

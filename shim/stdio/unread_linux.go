@@ -1,6 +1,8 @@
 package stdio
 
 import (
+	"os"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -29,5 +31,16 @@ func (o *output) unread() int {
 	if err != nil {
 		return 0 // closed
 	}
+	return n
+}
+
+// pending returns how many bytes the reading end of a pipe has.
+func pending(r *os.File) int {
+	raw, err := r.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	var n int
+	_ = raw.Control(func(fd uintptr) { n, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
 	return n
 }

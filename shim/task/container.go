@@ -19,6 +19,7 @@ import (
 
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
 	"github.com/applevm/applevm/network/usernet"
+	"github.com/applevm/applevm/shim/clock"
 	"github.com/applevm/applevm/shim/machine"
 	"github.com/applevm/applevm/shim/plan"
 	"github.com/applevm/applevm/shim/record"
@@ -82,6 +83,8 @@ type container struct {
 	init        *process
 	execs       map[string]*process
 
+	clock *clock.Keeper // of the machine's clock; nil until the guest has made the container
+
 	starting   turns        // execs that are being started
 	pausing    turns        // one pause or resume at a time
 	updating   turns        // one update at a time
@@ -116,6 +119,7 @@ func newContainer(s *Service, r *taskapi.CreateTaskRequest) *container {
 	c.init = newProcess(c, "", stdio.Config{
 		Namespace: s.opts.Namespace, ID: r.ID,
 		Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal,
+		Incarnation: s.opts.Incarnation,
 	})
 	if s.opts.Marks != nil {
 		s.opts.Marks(c.rec)

@@ -129,6 +129,7 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 	if err := c.createInGuest(ctx, p.Container); err != nil {
 		return err
 	}
+	c.keepClock()
 
 	c.mu.Lock()
 	c.created = true

@@ -51,6 +51,7 @@ func (c *container) resume(ctx context.Context) error {
 		defer end()
 		if err == nil {
 			c.setPaused(false)
+			c.clock.Check()
 			c.s.events.send(&apievents.TaskResumed{ContainerID: c.id})
 		}
 	})

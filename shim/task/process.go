@@ -70,6 +70,7 @@ func newExec(c *container, r *taskapi.ExecProcessRequest) (*process, error) {
 	p := newProcess(c, r.ExecID, stdio.Config{
 		Namespace: c.s.opts.Namespace, ID: r.ExecID,
 		Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal,
+		Incarnation: c.s.opts.Incarnation,
 	})
 	p.spec = spec
 	for _, w := range warnings {
@@ -164,6 +165,7 @@ func (p *process) startLocked(ctx context.Context) error {
 // startInit starts the container's own process. One that starts later than its
 // client waited runs nevertheless, and the client is told so by its event.
 func (p *process) startInit(ctx context.Context) error {
+	p.c.clockSet(ctx)
 	started := &apievents.TaskStart{ContainerID: p.c.id, Pid: p.c.pid()}
 	return p.c.callThrough(ctx, startTimeout, p.startInGuest, func(err error, late bool) {
 		switch {

@@ -39,6 +39,9 @@ type Options struct {
 	Driver func(config.Config) (vmm.Driver, error)
 	// Publisher takes the events.
 	Publisher Publisher
+	// Incarnation tells one run of containerd from another (publish.Incarnation); it
+	// may be nil.
+	Incarnation func() string
 	// Shutdown ends the shim; its callbacks clean up.
 	Shutdown shutdown.Service
 	// TraceFile takes each container's trace when it is deleted; empty is none.

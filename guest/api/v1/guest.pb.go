@@ -134,29 +134,83 @@ func (x *InfoResponse) GetAgentReadyNs() int64 {
 	return 0
 }
 
-type SetClockRequest struct {
+type ShiftClockRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Nanoseconds since 1970-01-01 UTC.
+	// By how many nanoseconds the clock is put forward; 0 leaves it alone.
+	ShiftNs int64 `protobuf:"varint,1,opt,name=shift_ns,json=shiftNs,proto3" json:"shift_ns,omitempty"`
+	// Not at once but at the rate of adjtime(3), 500 ppm.
+	Slew          bool `protobuf:"varint,2,opt,name=slew,proto3" json:"slew,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShiftClockRequest) Reset() {
+	*x = ShiftClockRequest{}
+	mi := &file_guest_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShiftClockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShiftClockRequest) ProtoMessage() {}
+
+func (x *ShiftClockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShiftClockRequest.ProtoReflect.Descriptor instead.
+func (*ShiftClockRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ShiftClockRequest) GetShiftNs() int64 {
+	if x != nil {
+		return x.ShiftNs
+	}
+	return 0
+}
+
+func (x *ShiftClockRequest) GetSlew() bool {
+	if x != nil {
+		return x.Slew
+	}
+	return false
+}
+
+type ShiftClockResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the clock shows after that, nanoseconds since 1970-01-01 UTC.
 	UnixNanos     int64 `protobuf:"varint,1,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *SetClockRequest) Reset() {
-	*x = SetClockRequest{}
-	mi := &file_guest_proto_msgTypes[2]
+func (x *ShiftClockResponse) Reset() {
+	*x = ShiftClockResponse{}
+	mi := &file_guest_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *SetClockRequest) String() string {
+func (x *ShiftClockResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*SetClockRequest) ProtoMessage() {}
+func (*ShiftClockResponse) ProtoMessage() {}
 
-func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[2]
+func (x *ShiftClockResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -167,52 +221,16 @@ func (x *SetClockRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use SetClockRequest.ProtoReflect.Descriptor instead.
-func (*SetClockRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{2}
+// Deprecated: Use ShiftClockResponse.ProtoReflect.Descriptor instead.
+func (*ShiftClockResponse) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{3}
 }
 
-func (x *SetClockRequest) GetUnixNanos() int64 {
+func (x *ShiftClockResponse) GetUnixNanos() int64 {
 	if x != nil {
 		return x.UnixNanos
 	}
 	return 0
-}
-
-type SetClockResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *SetClockResponse) Reset() {
-	*x = SetClockResponse{}
-	mi := &file_guest_proto_msgTypes[3]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *SetClockResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*SetClockResponse) ProtoMessage() {}
-
-func (x *SetClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[3]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use SetClockResponse.ProtoReflect.Descriptor instead.
-func (*SetClockResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{3}
 }
 
 type ShutdownRequest struct {
@@ -1003,11 +1021,13 @@ const file_guest_proto_rawDesc = "" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
 	"\x06kernel\x18\x02 \x01(\tR\x06kernel\x12$\n" +
 	"\x0eagent_start_ns\x18\x03 \x01(\x03R\fagentStartNs\x12$\n" +
-	"\x0eagent_ready_ns\x18\x04 \x01(\x03R\fagentReadyNs\"0\n" +
-	"\x0fSetClockRequest\x12\x1d\n" +
+	"\x0eagent_ready_ns\x18\x04 \x01(\x03R\fagentReadyNs\"B\n" +
+	"\x11ShiftClockRequest\x12\x19\n" +
+	"\bshift_ns\x18\x01 \x01(\x03R\ashiftNs\x12\x12\n" +
+	"\x04slew\x18\x02 \x01(\bR\x04slew\"3\n" +
+	"\x12ShiftClockResponse\x12\x1d\n" +
 	"\n" +
-	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"\x12\n" +
-	"\x10SetClockResponse\"M\n" +
+	"unix_nanos\x18\x01 \x01(\x03R\tunixNanos\"M\n" +
 	"\x0fShutdownRequest\x12\x19\n" +
 	"\bgrace_ns\x18\x01 \x01(\x03R\agraceNs\x12\x1f\n" +
 	"\vleave_clean\x18\x02 \x01(\bR\n" +
@@ -1059,10 +1079,11 @@ const file_guest_proto_rawDesc = "" +
 	"\x03uid\x18\x04 \x01(\rR\x03uid\x12\x10\n" +
 	"\x03gid\x18\x05 \x01(\rR\x03gid\x12\x1b\n" +
 	"\tread_only\x18\x06 \x01(\bR\breadOnly\x12\x1a\n" +
-	"\boptional\x18\a \x01(\bR\boptional2\xcd\x02\n" +
+	"\boptional\x18\a \x01(\bR\boptional2\xd3\x02\n" +
 	"\x05Guest\x12E\n" +
-	"\x04Info\x12\x1d.applevm.guest.v1.InfoRequest\x1a\x1e.applevm.guest.v1.InfoResponse\x12Q\n" +
-	"\bSetClock\x12!.applevm.guest.v1.SetClockRequest\x1a\".applevm.guest.v1.SetClockResponse\x12Q\n" +
+	"\x04Info\x12\x1d.applevm.guest.v1.InfoRequest\x1a\x1e.applevm.guest.v1.InfoResponse\x12W\n" +
+	"\n" +
+	"ShiftClock\x12#.applevm.guest.v1.ShiftClockRequest\x1a$.applevm.guest.v1.ShiftClockResponse\x12Q\n" +
 	"\bShutdown\x12!.applevm.guest.v1.ShutdownRequest\x1a\".applevm.guest.v1.ShutdownResponse\x12W\n" +
 	"\n" +
 	"WaitEvents\x12#.applevm.guest.v1.WaitEventsRequest\x1a$.applevm.guest.v1.WaitEventsResponseB1Z/github.com/applevm/applevm/guest/api/v1;guestv1b\x06proto3"
@@ -1083,8 +1104,8 @@ var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_guest_proto_goTypes = []any{
 	(*InfoRequest)(nil),        // 0: applevm.guest.v1.InfoRequest
 	(*InfoResponse)(nil),       // 1: applevm.guest.v1.InfoResponse
-	(*SetClockRequest)(nil),    // 2: applevm.guest.v1.SetClockRequest
-	(*SetClockResponse)(nil),   // 3: applevm.guest.v1.SetClockResponse
+	(*ShiftClockRequest)(nil),  // 2: applevm.guest.v1.ShiftClockRequest
+	(*ShiftClockResponse)(nil), // 3: applevm.guest.v1.ShiftClockResponse
 	(*ShutdownRequest)(nil),    // 4: applevm.guest.v1.ShutdownRequest
 	(*ShutdownResponse)(nil),   // 5: applevm.guest.v1.ShutdownResponse
 	(*WaitEventsRequest)(nil),  // 6: applevm.guest.v1.WaitEventsRequest
@@ -1108,11 +1129,11 @@ var file_guest_proto_depIdxs = []int32{
 	14, // 6: applevm.guest.v1.Rootfs.writable:type_name -> applevm.guest.v1.Tree
 	13, // 7: applevm.guest.v1.Rootfs.share:type_name -> applevm.guest.v1.Share
 	0,  // 8: applevm.guest.v1.Guest.Info:input_type -> applevm.guest.v1.InfoRequest
-	2,  // 9: applevm.guest.v1.Guest.SetClock:input_type -> applevm.guest.v1.SetClockRequest
+	2,  // 9: applevm.guest.v1.Guest.ShiftClock:input_type -> applevm.guest.v1.ShiftClockRequest
 	4,  // 10: applevm.guest.v1.Guest.Shutdown:input_type -> applevm.guest.v1.ShutdownRequest
 	6,  // 11: applevm.guest.v1.Guest.WaitEvents:input_type -> applevm.guest.v1.WaitEventsRequest
 	1,  // 12: applevm.guest.v1.Guest.Info:output_type -> applevm.guest.v1.InfoResponse
-	3,  // 13: applevm.guest.v1.Guest.SetClock:output_type -> applevm.guest.v1.SetClockResponse
+	3,  // 13: applevm.guest.v1.Guest.ShiftClock:output_type -> applevm.guest.v1.ShiftClockResponse
 	5,  // 14: applevm.guest.v1.Guest.Shutdown:output_type -> applevm.guest.v1.ShutdownResponse
 	7,  // 15: applevm.guest.v1.Guest.WaitEvents:output_type -> applevm.guest.v1.WaitEventsResponse
 	12, // [12:16] is the sub-list for method output_type

@@ -9,7 +9,7 @@ import (
 
 type GuestService interface {
 	Info(context.Context, *InfoRequest) (*InfoResponse, error)
-	SetClock(context.Context, *SetClockRequest) (*SetClockResponse, error)
+	ShiftClock(context.Context, *ShiftClockRequest) (*ShiftClockResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 	WaitEvents(context.Context, *WaitEventsRequest) (*WaitEventsResponse, error)
 }
@@ -24,12 +24,12 @@ func RegisterGuestService(srv *ttrpc.Server, svc GuestService) {
 				}
 				return svc.Info(ctx, &req)
 			},
-			"SetClock": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
-				var req SetClockRequest
+			"ShiftClock": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req ShiftClockRequest
 				if err := unmarshal(&req); err != nil {
 					return nil, err
 				}
-				return svc.SetClock(ctx, &req)
+				return svc.ShiftClock(ctx, &req)
 			},
 			"Shutdown": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
 				var req ShutdownRequest
@@ -67,9 +67,9 @@ func (c *guestClient) Info(ctx context.Context, req *InfoRequest) (*InfoResponse
 	return &resp, nil
 }
 
-func (c *guestClient) SetClock(ctx context.Context, req *SetClockRequest) (*SetClockResponse, error) {
-	var resp SetClockResponse
-	if err := c.client.Call(ctx, "applevm.guest.v1.Guest", "SetClock", req, &resp); err != nil {
+func (c *guestClient) ShiftClock(ctx context.Context, req *ShiftClockRequest) (*ShiftClockResponse, error) {
+	var resp ShiftClockResponse
+	if err := c.client.Call(ctx, "applevm.guest.v1.Guest", "ShiftClock", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
