@@ -2,8 +2,10 @@ package e2e
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"strconv"
 	"strings"
@@ -68,6 +70,28 @@ func freePort(t *testing.T) string {
 	}
 	defer l.Close()
 	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+}
+
+// servicePort is a port, free for TCP and UDP, that is none of those which Linux
+// gives to clients (net.ipv4.ip_local_port_range).
+func servicePort(t *testing.T) string {
+	t.Helper()
+	for range 50 {
+		at := net.JoinHostPort("127.0.0.1", strconv.Itoa(20000+rand.IntN(10000)))
+		l, err := net.Listen("tcp", at)
+		if err != nil {
+			continue
+		}
+		u, uerr := net.ListenPacket("udp", at)
+		_ = l.Close()
+		if uerr == nil {
+			_ = u.Close()
+			_, port, _ := net.SplitHostPort(at)
+			return port
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
 }
 
 // TestUserNetwork runs as an ordinary user and as root.
@@ -217,6 +241,116 @@ while ($u->recv(my $b, 1000)) { $u->send("udp: $b") }
 		})
 	})
 	if c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", first)); err == nil {
+		t.Errorf("the port outlives its container: %v", c.Close())
+	}
+	clean(t, s)
+}
+
+// TestHostNetwork: what a container with the host's network listens on appears on
+// the host's loopback, whatever address it is bound to, and goes with it.
+func TestHostNetwork(t *testing.T) {
+	s := userStack(t)
+	all, v4, v6 := servicePort(t), freePort(t), freePort(t)
+	const serve = `
+use strict; use IO::Socket::IP; $| = 1;
+my ($all, $v4, $v6) = @ARGV;
+for my $at (["0.0.0.0", $all], ["127.0.0.1", $v4], ["::1", $v6]) {
+  next if fork;
+  my $l = IO::Socket::IP->new(LocalHost => $at->[0], LocalPort => $at->[1], Listen => 5, ReuseAddr => 1) or die "@$at: $@";
+  while (my $c = $l->accept) {
+    my $all = join "", <$c>;
+    print $c "$at->[0]: ", length $all; close $c;
+    exit if $all eq "end";
+  }
+}
+my $u = IO::Socket::IP->new(LocalHost => "0.0.0.0", LocalPort => $all, Proto => "udp") or die "udp: $@";
+while ($u->recv(my $b, 1000)) { $u->send("udp: $b") }
+`
+	ask := func(network, addr, text string) string {
+		c, err := net.Dial(network, addr)
+		if err != nil {
+			return err.Error()
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.WriteString(c, text); err != nil {
+			return err.Error()
+		}
+		if network == "udp" {
+			buf := make([]byte, 100)
+			n, err := c.Read(buf)
+			if err != nil {
+				return err.Error()
+			}
+			return string(buf[:n])
+		}
+		_ = c.(*net.TCPConn).CloseWrite()
+		b, err := io.ReadAll(c)
+		if err != nil {
+			return err.Error()
+		}
+		return string(b)
+	}
+	gone := func(addr string) bool {
+		c, err := net.Dial("tcp", addr)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err != nil
+	}
+	t.Run("served", func(t *testing.T) {
+		background(t, s, []string{"--net-host"}, "perl", "-e", serve, all, v4, v6)
+		big := strings.Repeat("x", 200000)
+		for _, tt := range []struct{ network, addr, text, want string }{
+			{"tcp", "127.0.0.1:" + all, big, "0.0.0.0: 200000"},
+			{"tcp", "127.0.0.1:" + v4, "hello", "127.0.0.1: 5"},
+			{"tcp", "[::1]:" + v6, "hello", "::1: 5"},
+			{"udp", "127.0.0.1:" + all, "hello", "udp: hello"},
+		} {
+			var got string
+			waitFor(t, "an answer from "+tt.network+" "+tt.addr, func() bool {
+				got = ask(tt.network, tt.addr, tt.text)
+				return got == tt.want
+			})
+		}
+		if got := ask("tcp", "127.0.0.1:"+v4, "end"); got != "127.0.0.1: 3" {
+			t.Errorf("got %q", got)
+		}
+		waitFor(t, "the port of a server that has ended to close", func() bool { return gone("127.0.0.1:" + v4) })
+	})
+	for _, addr := range []string{"127.0.0.1:" + all, "[::1]:" + v6} {
+		if !gone(addr) {
+			t.Errorf("%s outlives its container", addr)
+		}
+	}
+	clean(t, s)
+}
+
+// TestNerdctlPublish: nerdctl's -p with the user network.
+func TestNerdctlPublish(t *testing.T) {
+	s := rootStack(t)
+	port := freePort(t)
+	const id = "published"
+	t.Cleanup(func() { _ = s.Nerdctl(context.Background(), "rm", "-f", id).Run() })
+	must(t, s.NerdctlRun(t.Context(), "-d", "--name", id, "--annotation", "dev.applevm.network=user", "-p", "127.0.0.1:"+port+":8080", img,
+		"perl", "-MIO::Socket::INET", "-e", `my $l = IO::Socket::INET->new(LocalPort => 8080, Listen => 5) or die; while (my $c = $l->accept) { print $c "hello"; close $c }`))
+	var got string
+	waitFor(t, "an answer from the published port", func() bool {
+		c, err := net.Dial("tcp", "127.0.0.1:"+port)
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		b, err := io.ReadAll(c)
+		got = string(b)
+		return err == nil && got == "hello"
+	})
+	if out := must(t, s.Nerdctl(t.Context(), "port", id)); out != "8080/tcp -> 127.0.0.1:"+port+"\n" {
+		t.Errorf("nerdctl port: %q", out)
+	}
+	must(t, s.Nerdctl(t.Context(), "rm", "-f", id))
+	if c, err := net.Dial("tcp", "127.0.0.1:"+port); err == nil {
 		t.Errorf("the port outlives its container: %v", c.Close())
 	}
 	clean(t, s)

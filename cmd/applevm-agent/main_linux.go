@@ -60,6 +60,11 @@ func run(started time.Duration) error {
 		return err
 	}
 	ctx := context.Background()
+	forwarded, err := vsock.Listen(api.ForwardPort, nil)
+	if err != nil {
+		return fmt.Errorf("listen for connections to the machine's ports: %w", err)
+	}
+	go agent.ServeForward(forwarded)
 	conn, err := dialControl(ctx)
 	if err != nil {
 		return err

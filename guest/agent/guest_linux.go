@@ -51,6 +51,10 @@ func (s *guestService) WaitEvents(ctx context.Context, req *guestv1.WaitEventsRe
 	return s.waitEvents(ctx, req.GetAfter(), !req.GetNoWait())
 }
 
+func (s *guestService) WaitListeners(ctx context.Context, req *guestv1.WaitListenersRequest) (*guestv1.WaitListenersResponse, error) {
+	return waitListeners(ctx, "/proc/net", req.GetKnown())
+}
+
 // Shutdown ends all containers: SIGTERM, SIGKILL after grace (at once if that is
 // 0). Then it unmounts all disks and writes everything back. No container can be
 // made any more, not even if it fails.

@@ -18,6 +18,17 @@ const (
 	StreamPort  = 1025
 )
 
+// ForwardPort is the vsock port on which the agent takes connections to TCP ports
+// of the machine's loopback addresses. Both directions carry frames as package
+// guest/stream has them; the host's first frame is the target: ForwardIPv4 or
+// ForwardIPv6 and the port, big-endian. If nobody accepts there the agent closes the
+// connection without a frame.
+const (
+	ForwardPort = 1026
+	ForwardIPv4 = 4
+	ForwardIPv6 = 6
+)
+
 // ReadyLine starts the line that the agent prints on the console before all
 // else. The bench takes it as the end of the boot, the accelerator probe as proof
 // that guests run.
@@ -43,6 +54,10 @@ const (
 	// MaxInterfaceEntries how many addresses and how many routes one of them.
 	MaxInterfaces       = 16
 	MaxInterfaceEntries = 256
+	// MaxListeners is the most listeners that one WaitListenersResponse tells of.
+	MaxListeners = 256
+	// MaxForwarded is how many connections the agent forwards at a time.
+	MaxForwarded = 1024
 	// MaxEvents is the most containers of which one WaitEventsResponse tells.
 	MaxEvents = 1 << 10
 )

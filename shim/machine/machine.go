@@ -238,6 +238,11 @@ func (m *Machine) PID() int { return m.vm.PID() }
 // Streams takes the connections of the processes' stdio.
 func (m *Machine) Streams() *stdio.Hub { return m.streams }
 
+// Dial connects to a vsock port of the guest.
+func (m *Machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
+	return m.vm.Dial(ctx, port)
+}
+
 // Task calls the guest's task service; valid after Connect.
 func (m *Machine) Task() taskapi.TTRPCTaskService {
 	m.mu.Lock()

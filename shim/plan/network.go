@@ -38,6 +38,9 @@ type Network struct {
 	Addresses usernet.Addresses
 	// Publish are the ports that appear on the host.
 	Publish []usernet.Port
+	// HostPorts says that what the container listens on appears on the host's
+	// loopback: it asked for the host's network.
+	HostPorts bool
 }
 
 // network decides the container's network.
@@ -59,6 +62,7 @@ func network(s *specs.Spec, in Input) (Network, error) {
 		HostLoopback: in.Network.HostLoopback,
 		Limits:       usernet.Limits{TCP: in.Network.MaxConnections, UDP: in.Network.MaxUDPFlows},
 	}}
+	n.HostPorts = !hasNamespace(s.Linux, specs.NetworkNamespace)
 	var err error
 	if n.Addresses, err = usernet.AddressesIn(n.Config.Subnet); err != nil {
 		return Network{}, invalid("network.subnet in the configuration: %w", err)

@@ -74,6 +74,7 @@ type container struct {
 	paused      bool
 	machine     *machine.Machine
 	network     *usernet.Network // nil if it has none
+	portsGone   sync.WaitGroup   // the ports that it shares with the host
 	disk        record.Record
 	size        plan.Size
 	limits      plan.Limits // in force
@@ -292,6 +293,7 @@ func (c *container) destroy(ctx context.Context) {
 				log.G(ctx).WithError(err).Error("the machine was not ended in order")
 			}
 		}
+		c.portsGone.Wait() // they end with the machine
 		if network != nil {
 			if err := network.Close(); err != nil {
 				log.G(ctx).WithError(err).Error("the network was not ended in order")

@@ -143,6 +143,9 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 	})
 	c.init.setInGuest(true)
 	go c.watchMemory()
+	if p.Network.HostPorts {
+		c.portsGone.Go(func() { c.followPorts(cfg.Network.MaxConnections) })
+	}
 	go c.init.watch()
 	c.rec.Mark(trace.CreateEnd)
 	return nil

@@ -1,9 +1,16 @@
 package task
 
 import (
-	"github.com/containerd/errdefs"
+	"context"
+	"time"
 
+	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
+
+	"github.com/applevm/applevm/guest/api"
+	guestv1 "github.com/applevm/applevm/guest/api/v1"
 	"github.com/applevm/applevm/network/usernet"
+	"github.com/applevm/applevm/shim/hostports"
 	"github.com/applevm/applevm/shim/plan"
 	"github.com/applevm/applevm/vmm"
 )
@@ -36,4 +43,35 @@ func (c *container) connect(m *vmm.Config, n plan.Network) (unplug func(), err e
 	}
 	m.NICs[0].File = theirs
 	return unplug, nil
+}
+
+// listenersPause is how soon the guest is asked again: a container that opens and
+// closes ports all the time does not keep the host busy.
+const listenersPause = 50 * time.Millisecond
+
+// followPorts makes what the container listens on appear on the host's loopback,
+// until its machine ends.
+func (c *container) followPorts(maxConnections int) {
+	ports := hostports.New(c.ctx, hostports.Options{Dial: c.machine.Dial, Network: c.network, MaxConnections: maxConnections})
+	defer ports.Close()
+	for known := ""; ; {
+		var r *guestv1.WaitListenersResponse
+		err := c.machine.Call(c.ctx, 0, func(ctx context.Context) (err error) {
+			r, err = c.machine.Guest().WaitListeners(ctx, &guestv1.WaitListenersRequest{Known: known})
+			return err
+		})
+		if err != nil {
+			if !c.machineEnded() {
+				log.G(c.ctx).WithError(err).Warn("the guest does not tell any more what the container listens on")
+			}
+			return
+		}
+		known = r.GetDigest()
+		ports.Set(r.GetListeners()[:min(len(r.GetListeners()), api.MaxListeners)])
+		select {
+		case <-time.After(listenersPause):
+		case <-c.machine.Done():
+			return
+		}
+	}
 }

@@ -1011,6 +1011,168 @@ func (x *File) GetOptional() bool {
 	return false
 }
 
+type WaitListenersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The digest of the last answer; empty for the first request.
+	Known         string `protobuf:"bytes,1,opt,name=known,proto3" json:"known,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitListenersRequest) Reset() {
+	*x = WaitListenersRequest{}
+	mi := &file_guest_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitListenersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitListenersRequest) ProtoMessage() {}
+
+func (x *WaitListenersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitListenersRequest.ProtoReflect.Descriptor instead.
+func (*WaitListenersRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *WaitListenersRequest) GetKnown() string {
+	if x != nil {
+		return x.Known
+	}
+	return ""
+}
+
+type WaitListenersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Differs if the listeners do.
+	Digest string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	// All of them, api.MaxListeners at most.
+	Listeners     []*Listener `protobuf:"bytes,2,rep,name=listeners,proto3" json:"listeners,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitListenersResponse) Reset() {
+	*x = WaitListenersResponse{}
+	mi := &file_guest_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitListenersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitListenersResponse) ProtoMessage() {}
+
+func (x *WaitListenersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitListenersResponse.ProtoReflect.Descriptor instead.
+func (*WaitListenersResponse) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *WaitListenersResponse) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *WaitListenersResponse) GetListeners() []*Listener {
+	if x != nil {
+		return x.Listeners
+	}
+	return nil
+}
+
+// Listener is a socket that others can send to.
+type Listener struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "tcp" or "udp".
+	Protocol string `protobuf:"bytes,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// The local address, 4 or 16 bytes; all zero is any.
+	Address       []byte `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	Port          uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Listener) Reset() {
+	*x = Listener{}
+	mi := &file_guest_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Listener) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Listener) ProtoMessage() {}
+
+func (x *Listener) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Listener.ProtoReflect.Descriptor instead.
+func (*Listener) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Listener) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *Listener) GetAddress() []byte {
+	if x != nil {
+		return x.Address
+	}
+	return nil
+}
+
+func (x *Listener) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
 var File_guest_proto protoreflect.FileDescriptor
 
 const file_guest_proto_rawDesc = "" +
@@ -1079,14 +1241,24 @@ const file_guest_proto_rawDesc = "" +
 	"\x03uid\x18\x04 \x01(\rR\x03uid\x12\x10\n" +
 	"\x03gid\x18\x05 \x01(\rR\x03gid\x12\x1b\n" +
 	"\tread_only\x18\x06 \x01(\bR\breadOnly\x12\x1a\n" +
-	"\boptional\x18\a \x01(\bR\boptional2\xd3\x02\n" +
+	"\boptional\x18\a \x01(\bR\boptional\",\n" +
+	"\x14WaitListenersRequest\x12\x14\n" +
+	"\x05known\x18\x01 \x01(\tR\x05known\"i\n" +
+	"\x15WaitListenersResponse\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x128\n" +
+	"\tlisteners\x18\x02 \x03(\v2\x1a.applevm.guest.v1.ListenerR\tlisteners\"T\n" +
+	"\bListener\x12\x1a\n" +
+	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port2\xb5\x03\n" +
 	"\x05Guest\x12E\n" +
 	"\x04Info\x12\x1d.applevm.guest.v1.InfoRequest\x1a\x1e.applevm.guest.v1.InfoResponse\x12W\n" +
 	"\n" +
 	"ShiftClock\x12#.applevm.guest.v1.ShiftClockRequest\x1a$.applevm.guest.v1.ShiftClockResponse\x12Q\n" +
 	"\bShutdown\x12!.applevm.guest.v1.ShutdownRequest\x1a\".applevm.guest.v1.ShutdownResponse\x12W\n" +
 	"\n" +
-	"WaitEvents\x12#.applevm.guest.v1.WaitEventsRequest\x1a$.applevm.guest.v1.WaitEventsResponseB1Z/github.com/applevm/applevm/guest/api/v1;guestv1b\x06proto3"
+	"WaitEvents\x12#.applevm.guest.v1.WaitEventsRequest\x1a$.applevm.guest.v1.WaitEventsResponse\x12`\n" +
+	"\rWaitListeners\x12&.applevm.guest.v1.WaitListenersRequest\x1a'.applevm.guest.v1.WaitListenersResponseB1Z/github.com/applevm/applevm/guest/api/v1;guestv1b\x06proto3"
 
 var (
 	file_guest_proto_rawDescOnce sync.Once
@@ -1100,24 +1272,27 @@ func file_guest_proto_rawDescGZIP() []byte {
 	return file_guest_proto_rawDescData
 }
 
-var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_guest_proto_goTypes = []any{
-	(*InfoRequest)(nil),        // 0: applevm.guest.v1.InfoRequest
-	(*InfoResponse)(nil),       // 1: applevm.guest.v1.InfoResponse
-	(*ShiftClockRequest)(nil),  // 2: applevm.guest.v1.ShiftClockRequest
-	(*ShiftClockResponse)(nil), // 3: applevm.guest.v1.ShiftClockResponse
-	(*ShutdownRequest)(nil),    // 4: applevm.guest.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),   // 5: applevm.guest.v1.ShutdownResponse
-	(*WaitEventsRequest)(nil),  // 6: applevm.guest.v1.WaitEventsRequest
-	(*WaitEventsResponse)(nil), // 7: applevm.guest.v1.WaitEventsResponse
-	(*OutOfMemory)(nil),        // 8: applevm.guest.v1.OutOfMemory
-	(*ContainerOptions)(nil),   // 9: applevm.guest.v1.ContainerOptions
-	(*Interface)(nil),          // 10: applevm.guest.v1.Interface
-	(*Route)(nil),              // 11: applevm.guest.v1.Route
-	(*Rootfs)(nil),             // 12: applevm.guest.v1.Rootfs
-	(*Share)(nil),              // 13: applevm.guest.v1.Share
-	(*Tree)(nil),               // 14: applevm.guest.v1.Tree
-	(*File)(nil),               // 15: applevm.guest.v1.File
+	(*InfoRequest)(nil),           // 0: applevm.guest.v1.InfoRequest
+	(*InfoResponse)(nil),          // 1: applevm.guest.v1.InfoResponse
+	(*ShiftClockRequest)(nil),     // 2: applevm.guest.v1.ShiftClockRequest
+	(*ShiftClockResponse)(nil),    // 3: applevm.guest.v1.ShiftClockResponse
+	(*ShutdownRequest)(nil),       // 4: applevm.guest.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 5: applevm.guest.v1.ShutdownResponse
+	(*WaitEventsRequest)(nil),     // 6: applevm.guest.v1.WaitEventsRequest
+	(*WaitEventsResponse)(nil),    // 7: applevm.guest.v1.WaitEventsResponse
+	(*OutOfMemory)(nil),           // 8: applevm.guest.v1.OutOfMemory
+	(*ContainerOptions)(nil),      // 9: applevm.guest.v1.ContainerOptions
+	(*Interface)(nil),             // 10: applevm.guest.v1.Interface
+	(*Route)(nil),                 // 11: applevm.guest.v1.Route
+	(*Rootfs)(nil),                // 12: applevm.guest.v1.Rootfs
+	(*Share)(nil),                 // 13: applevm.guest.v1.Share
+	(*Tree)(nil),                  // 14: applevm.guest.v1.Tree
+	(*File)(nil),                  // 15: applevm.guest.v1.File
+	(*WaitListenersRequest)(nil),  // 16: applevm.guest.v1.WaitListenersRequest
+	(*WaitListenersResponse)(nil), // 17: applevm.guest.v1.WaitListenersResponse
+	(*Listener)(nil),              // 18: applevm.guest.v1.Listener
 }
 var file_guest_proto_depIdxs = []int32{
 	8,  // 0: applevm.guest.v1.WaitEventsResponse.out_of_memory:type_name -> applevm.guest.v1.OutOfMemory
@@ -1128,19 +1303,22 @@ var file_guest_proto_depIdxs = []int32{
 	14, // 5: applevm.guest.v1.Rootfs.lower:type_name -> applevm.guest.v1.Tree
 	14, // 6: applevm.guest.v1.Rootfs.writable:type_name -> applevm.guest.v1.Tree
 	13, // 7: applevm.guest.v1.Rootfs.share:type_name -> applevm.guest.v1.Share
-	0,  // 8: applevm.guest.v1.Guest.Info:input_type -> applevm.guest.v1.InfoRequest
-	2,  // 9: applevm.guest.v1.Guest.ShiftClock:input_type -> applevm.guest.v1.ShiftClockRequest
-	4,  // 10: applevm.guest.v1.Guest.Shutdown:input_type -> applevm.guest.v1.ShutdownRequest
-	6,  // 11: applevm.guest.v1.Guest.WaitEvents:input_type -> applevm.guest.v1.WaitEventsRequest
-	1,  // 12: applevm.guest.v1.Guest.Info:output_type -> applevm.guest.v1.InfoResponse
-	3,  // 13: applevm.guest.v1.Guest.ShiftClock:output_type -> applevm.guest.v1.ShiftClockResponse
-	5,  // 14: applevm.guest.v1.Guest.Shutdown:output_type -> applevm.guest.v1.ShutdownResponse
-	7,  // 15: applevm.guest.v1.Guest.WaitEvents:output_type -> applevm.guest.v1.WaitEventsResponse
-	12, // [12:16] is the sub-list for method output_type
-	8,  // [8:12] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	18, // 8: applevm.guest.v1.WaitListenersResponse.listeners:type_name -> applevm.guest.v1.Listener
+	0,  // 9: applevm.guest.v1.Guest.Info:input_type -> applevm.guest.v1.InfoRequest
+	2,  // 10: applevm.guest.v1.Guest.ShiftClock:input_type -> applevm.guest.v1.ShiftClockRequest
+	4,  // 11: applevm.guest.v1.Guest.Shutdown:input_type -> applevm.guest.v1.ShutdownRequest
+	6,  // 12: applevm.guest.v1.Guest.WaitEvents:input_type -> applevm.guest.v1.WaitEventsRequest
+	16, // 13: applevm.guest.v1.Guest.WaitListeners:input_type -> applevm.guest.v1.WaitListenersRequest
+	1,  // 14: applevm.guest.v1.Guest.Info:output_type -> applevm.guest.v1.InfoResponse
+	3,  // 15: applevm.guest.v1.Guest.ShiftClock:output_type -> applevm.guest.v1.ShiftClockResponse
+	5,  // 16: applevm.guest.v1.Guest.Shutdown:output_type -> applevm.guest.v1.ShutdownResponse
+	7,  // 17: applevm.guest.v1.Guest.WaitEvents:output_type -> applevm.guest.v1.WaitEventsResponse
+	17, // 18: applevm.guest.v1.Guest.WaitListeners:output_type -> applevm.guest.v1.WaitListenersResponse
+	14, // [14:19] is the sub-list for method output_type
+	9,  // [9:14] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_guest_proto_init() }
@@ -1154,7 +1332,7 @@ func file_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_proto_rawDesc), len(file_guest_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

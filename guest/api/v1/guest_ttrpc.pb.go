@@ -12,6 +12,7 @@ type GuestService interface {
 	ShiftClock(context.Context, *ShiftClockRequest) (*ShiftClockResponse, error)
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 	WaitEvents(context.Context, *WaitEventsRequest) (*WaitEventsResponse, error)
+	WaitListeners(context.Context, *WaitListenersRequest) (*WaitListenersResponse, error)
 }
 
 func RegisterGuestService(srv *ttrpc.Server, svc GuestService) {
@@ -44,6 +45,13 @@ func RegisterGuestService(srv *ttrpc.Server, svc GuestService) {
 					return nil, err
 				}
 				return svc.WaitEvents(ctx, &req)
+			},
+			"WaitListeners": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req WaitListenersRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.WaitListeners(ctx, &req)
 			},
 		},
 	})
@@ -86,6 +94,14 @@ func (c *guestClient) Shutdown(ctx context.Context, req *ShutdownRequest) (*Shut
 func (c *guestClient) WaitEvents(ctx context.Context, req *WaitEventsRequest) (*WaitEventsResponse, error) {
 	var resp WaitEventsResponse
 	if err := c.client.Call(ctx, "applevm.guest.v1.Guest", "WaitEvents", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *guestClient) WaitListeners(ctx context.Context, req *WaitListenersRequest) (*WaitListenersResponse, error) {
+	var resp WaitListenersResponse
+	if err := c.client.Call(ctx, "applevm.guest.v1.Guest", "WaitListeners", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
