@@ -183,6 +183,14 @@ echo "== --init"; cat /proc/1/comm; (sleep 0.1 &) ; sleep 0.5; ps -eo stat,comm 
 		{name: "run of a committed image", args: []string{"run", "--rm", "matrix:committed", "sh", "-c", "cat /tmp/copied; ls /detached"}},
 		{name: "rmi", args: []string{"rmi", "matrix:committed"}, normal: replacing("sha256:ID", "DIGEST")},
 	}},
+	{"volumes", []step{
+		{name: "run -v NAME:DIR", args: []string{"run", "--rm", "-v", "kept:/data", img, "sh", "-c", "echo one >/data/file; chown 5:6 /data/file; ln -s file /data/link; stat -c '%a %u %g %s' /data/file"}},
+		{name: "run -v NAME:DIR:ro", fails: true, args: []string{"run", "--rm", "-v", "kept:/data:ro", img, "sh", "-c", "ls -l --time-style=+ /data; cat /data/link; echo two 2>&1 >/data/file"}},
+		{name: "run --mount type=volume", args: []string{"run", "--rm", "--mount", "type=volume,src=kept,dst=/a/b", img, "sh", "-c", "cat /a/b/file; rm /a/b/link; ls /a/b"}},
+		{name: "run -v NAME:DIR of the image's", args: []string{"run", "--rm", "-v", "fresh:/usr/share/base-files", img, "sh", "-c", "ls /usr/share/base-files | head -3; rmdir /usr/share/base-files 2>/dev/null; true"}},
+		{name: "volume ls", args: []string{"volume", "ls", "-q"}},
+		{name: "volume rm", args: []string{"volume", "rm", "kept", "fresh"}},
+	}},
 	{"create", []step{
 		{name: "create", args: []string{"create", "--name", "made", "-v", "/anonymous", img, "sh", "-c", "echo started >/file; cat /file; ls -d /anonymous"}},
 		{name: "inspect after create", args: []string{"inspect", "--format", "{{.State.Status}}", "made"}},

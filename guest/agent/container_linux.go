@@ -44,6 +44,8 @@ type container struct {
 
 	pauseMu sync.Mutex // one pause or resume at a time
 	freezer *freezer   // of the file system that takes its changes; nil if it has none
+	syncer  *freezer   // of the directories that the host shares; nil if there are none
+	shares  []string   // where those are mounted that the spec mounts
 
 	mu        sync.Mutex
 	execs     map[string]*process
@@ -142,14 +144,15 @@ func (c *container) prepare(ctx context.Context, spec *specs.Spec, opts *guestv1
 		return nil, err
 	}
 	c.rootfs = fs
-	switch {
-	case fs.changes != "":
+	if fs.changes != "" {
 		c.freezer = newFreezer(fs.changes)
-	case fs.shared:
-		c.freezer = newSyncer(fs.path)
+	}
+	if err := c.mountShares(spec); err != nil {
+		return nil, err
 	}
 	spec.Root.Path = fs.path
-	files := possibleFiles(opts.GetFiles(), fs.path, opts.GetRootfs().GetWritable() != nil)
+	writable := fs.changes != "" || fs.shared && !opts.GetRootfs().GetShare().GetReadOnly()
+	files := possibleFiles(opts.GetFiles(), fs.path, writable)
 	if err := addFiles(spec, files, filepath.Join(c.dir, "files"), c.ids); err != nil {
 		return nil, err
 	}
@@ -418,6 +421,10 @@ func (c *container) release() error {
 			return err
 		}
 		c.destroyed = true
+	}
+	// What is still mounted must not be removed: it is the host's.
+	if err := c.unmountShares(); err != nil {
+		return err
 	}
 	if c.rootfs != nil {
 		if err := c.rootfs.unmount(); err != nil {

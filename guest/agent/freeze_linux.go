@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -80,18 +81,22 @@ func (c *container) whileRunning(f func() error) error {
 var errPaused = fmt.Errorf("cannot start a process in a paused container: resume it first: %w", errdefs.ErrFailedPrecondition)
 
 func (c *container) freeze(timeout time.Duration) error {
-	if c.freezer == nil {
-		return nil
+	return c.eachFreezer(func(f *freezer) error { return f.freeze(timeout) })
+}
+
+func (c *container) eachFreezer(do func(*freezer) error) error {
+	var errs []error
+	for _, f := range []*freezer{c.syncer, c.freezer} {
+		if f != nil {
+			errs = append(errs, do(f))
+		}
 	}
-	return c.freezer.freeze(timeout)
+	return errors.Join(errs...)
 }
 
 // thaw must come before an unmount, which would leave a frozen file system behind.
 func (c *container) thaw() error {
-	if c.freezer == nil {
-		return nil
-	}
-	return c.freezer.thaw(thawTimeout)
+	return c.eachFreezer(func(f *freezer) error { return f.thaw(thawTimeout) })
 }
 
 // thawForEnd comes before whatever ends processes, which may have to write at their

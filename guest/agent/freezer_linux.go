@@ -40,20 +40,28 @@ func newFreezer(dir string) *freezer {
 	}}
 }
 
-// newSyncer returns a freezer for a file system that the host can read at any time: it
+// newSyncer returns a freezer for file systems that the host can read at any time: it
 // only writes out what the kernel has not written yet.
-func newSyncer(dir string) *freezer {
+func newSyncer(dirs []string) *freezer {
 	return &freezer{request: func(request uint) error {
 		if request != fiFreeze {
 			return nil
 		}
-		fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return err
+		var errs []error
+		for _, d := range dirs {
+			errs = append(errs, syncFS(d))
 		}
-		defer func() { _ = unix.Close(fd) }()
-		return unix.Syncfs(fd)
+		return errors.Join(errs...)
 	}}
+}
+
+func syncFS(dir string) error {
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	return unix.Syncfs(fd)
 }
 
 // errSlow is in the error of a freeze or thaw that takes longer than its caller waits.

@@ -1,18 +1,67 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/applevm/applevm/guest/api"
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
 )
 
 // maxShareTag is the longest tag of a virtio file system device, in bytes (virtio 1.2
 // section 5.11.4).
 const maxShareTag = 36
+
+// mountShares mounts the directories that the spec's mounts share, and makes these
+// binds of them: a user namespace may bind, but not mount one itself.
+func (c *container) mountShares(spec *specs.Spec) error {
+	var synced []string
+	if c.rootfs.shared {
+		synced = append(synced, c.rootfs.path)
+	}
+	dir := filepath.Join(c.dir, "shares")
+	for i := range spec.Mounts {
+		m := &spec.Mounts[i]
+		if m.Type != api.ShareMount {
+			continue
+		}
+		if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		target := filepath.Join(dir, filepath.Base(m.Source))
+		if !slices.Contains(c.shares, target) {
+			if err := mountShare(&guestv1.Share{Tag: m.Source}, target); err != nil {
+				return err
+			}
+			c.shares = append(c.shares, target)
+		}
+		m.Type, m.Source = "bind", target
+		m.Options = append([]string{"rbind"}, slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "bind" || o == "rbind" })...)
+	}
+	if synced = append(synced, c.shares...); len(synced) > 0 {
+		c.syncer = newSyncer(synced)
+	}
+	return nil
+}
+
+// unmountShares undoes mountShares. It may be repeated after a failure.
+func (c *container) unmountShares() error {
+	for len(c.shares) > 0 {
+		if err := unix.Unmount(c.shares[0], 0); err != nil {
+			return fmt.Errorf("unmount a directory that the host shares: %w", err)
+		}
+		_ = os.Remove(c.shares[0])
+		c.shares = c.shares[1:]
+	}
+	return nil
+}
 
 // mountShare mounts a directory that the host shares at target, which it makes.
 func mountShare(s *guestv1.Share, target string) error {

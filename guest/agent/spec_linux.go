@@ -50,7 +50,7 @@ func parseSpec(b []byte, id string) (s *specs.Spec, warnings []string, err error
 		}
 	}
 	for _, m := range s.Mounts {
-		if isBind(m) {
+		if m.Type != api.ShareMount && isBind(m) {
 			return nil, nil, invalid("mount %s: the source %q is on the host, which the machine does not see", m.Destination, m.Source)
 		}
 	}

@@ -38,6 +38,10 @@ const ReadyLine = "applevm-agent"
 // container's changes, as overlayfs writes them. The host reads them there.
 const UpperDir = "upper"
 
+// ShareMount is the type of a mount in a container's spec whose source is the tag of
+// a directory that the host shares. The guest binds it.
+const ShareMount = "virtiofs"
+
 // Limits that the receiving side enforces.
 const (
 	// MaxSpec is the longest OCI spec, in bytes.

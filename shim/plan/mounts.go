@@ -7,12 +7,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/applevm/applevm/guest/api"
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
+	"github.com/applevm/applevm/vmm"
 )
 
 // guestMounts are the file systems that the guest's kernel makes itself, without
@@ -25,54 +27,87 @@ var guestMounts = []string{"proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue"
 // stays its own.
 var copied = []string{etcHosts, etcHostname, etcResolv}
 
-// mounts divides the spec's mounts into those that the guest makes and files
-// that are copied. Host directories cannot be shared yet.
-func mounts(list []specs.Mount, in Input) ([]specs.Mount, []File, error) {
-	var guest []specs.Mount
-	var files []File
+// mounted is what becomes of a spec's mounts: those that the guest makes, directories
+// of the host that are shared (the guest binds them, by their tags), and files that
+// are copied.
+type mounted struct {
+	guest  []specs.Mount
+	shares []vmm.Share
+	files  []File
+}
+
+func mounts(list []specs.Mount, in Input) (mounted, error) {
+	var out mounted
 	for _, m := range list {
 		dest := filepath.Clean(m.Destination)
 		if !filepath.IsAbs(dest) {
-			return nil, nil, invalid("mount destination %q is not an absolute path", m.Destination)
+			return out, invalid("mount destination %q is not an absolute path", m.Destination)
 		}
 		if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
-			return nil, nil, unsupported("the ID-mapped mount at %s is not implemented", dest)
+			return out, unsupported("the ID-mapped mount at %s is not implemented", dest)
 		}
 		bind := m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 		switch {
 		case bind:
 			if own, ok := sharedMemory(m, dest, in.Tmpfs); ok {
-				guest = append(guest, own)
+				out.guest = append(out.guest, own)
 				continue
 			}
-			f, err := bindFile(m, dest, in.Stat)
-			if err != nil {
-				return nil, nil, err
+			if err := out.bind(m, dest, in.Stat); err != nil {
+				return out, err
 			}
-			files = append(files, f)
 		case slices.Contains(guestMounts, m.Type):
-			guest = append(guest, specs.Mount{Destination: dest, Type: m.Type, Source: m.Type, Options: m.Options})
+			out.guest = append(out.guest, specs.Mount{Destination: dest, Type: m.Type, Source: m.Type, Options: m.Options})
 		default:
-			return nil, nil, unsupported("the mount of type %q at %s is not implemented", m.Type, dest)
+			return out, unsupported("the mount of type %q at %s is not implemented", m.Type, dest)
 		}
 	}
-	return guest, files, nil
+	return out, nil
 }
 
-// bindFile decides whether a bind mount can be served by a copy.
-func bindFile(m specs.Mount, dest string, stat func(string) (fs.FileInfo, error)) (File, error) {
-	f := File{Source: m.Source, Destination: dest, ReadOnly: slices.Contains(m.Options, "ro") || slices.Contains(m.Options, "rro")}
+// bind shares a directory, or decides whether a file can be served by a copy.
+func (out *mounted) bind(m specs.Mount, dest string, stat func(string) (fs.FileInfo, error)) error {
 	if !filepath.IsAbs(m.Source) {
-		return f, invalid("mount source %q of %s is not an absolute path", m.Source, dest)
+		return invalid("mount source %q of %s is not an absolute path", m.Source, dest)
 	}
 	st, err := stat(m.Source)
 	if err != nil {
-		return f, invalid("mount source of %s: %w", dest, err)
+		return invalid("mount source of %s: %w", dest, err)
 	}
-	const later = "sharing files and directories of the host comes with a later version"
+	readOnly := slices.Contains(m.Options, "ro") || slices.Contains(m.Options, "rro")
+	if st.IsDir() {
+		out.guest = append(out.guest, specs.Mount{
+			Destination: dest, Type: api.ShareMount, Source: out.share(m.Source, readOnly), Options: m.Options,
+		})
+		return nil
+	}
+	f, err := copyOf(m, dest, st, readOnly)
+	if err != nil {
+		return err
+	}
+	out.files = append(out.files, f)
+	return nil
+}
+
+// share returns the tag by which the guest finds the directory. One that is mounted at
+// several places is one device.
+func (out *mounted) share(path string, readOnly bool) string {
+	path = filepath.Clean(path)
+	for _, s := range out.shares {
+		if s.Path == path && s.ReadOnly == readOnly {
+			return s.Tag
+		}
+	}
+	s := vmm.Share{Tag: "m" + strconv.Itoa(len(out.shares)), Path: path, ReadOnly: readOnly}
+	out.shares = append(out.shares, s)
+	return s.Tag
+}
+
+// copyOf decides whether a bind mount of a file can be served by a copy.
+func copyOf(m specs.Mount, dest string, st fs.FileInfo, readOnly bool) (File, error) {
+	f := File{Source: m.Source, Destination: dest, ReadOnly: readOnly}
+	const later = "sharing single files of the host comes with a later version; mount the directory that it is in"
 	switch {
-	case st.IsDir():
-		return f, unsupported("mounting the host directory %s at %s is not implemented: %s", m.Source, dest, later)
 	case !st.Mode().IsRegular():
 		return f, unsupported("mounting the host's special file %s at %s is not implemented", m.Source, dest)
 	case !f.ReadOnly && !slices.Contains(copied, dest):

@@ -124,10 +124,11 @@ func New(in Input) (*Plan, error) {
 	if p.Hooks, err = hostHooks(spec.Hooks); err != nil {
 		return nil, err
 	}
-	mounts, files, err := mounts(spec.Mounts, in)
+	m, err := mounts(spec.Mounts, in)
 	if err != nil {
 		return nil, err
 	}
+	p.Machine.Shares = append(p.Machine.Shares, m.shares...)
 	if p.Network, err = network(spec, in); err != nil {
 		return nil, err
 	}
@@ -135,8 +136,8 @@ func New(in Input) (*Plan, error) {
 	mounted := func(path string) bool {
 		return slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return filepath.Clean(m.Destination) == path })
 	}
-	p.Files = append(files, p.Network.etcFiles(hostname(spec, in), mounted, in.ReadFile)...)
-	guest, warnings, err := guestSpec(spec, in, mounts, p.Machine.CPUs)
+	p.Files = append(m.files, p.Network.etcFiles(hostname(spec, in), mounted, in.ReadFile)...)
+	guest, warnings, err := guestSpec(spec, in, m.guest, p.Machine.CPUs)
 	if err != nil {
 		return nil, err
 	}

@@ -80,3 +80,33 @@ func TestRootfsInADirectory(t *testing.T) {
 		})
 	}
 }
+
+// A directory that is mounted is a share, once for each way in which it is mounted; the
+// guest gets a tag for it, among the other mounts.
+func TestMountedDirectories(t *testing.T) {
+	a, b := t.TempDir(), t.TempDir()
+	p, err := New(input(t, func(s *specs.Spec) {
+		s.Mounts = []specs.Mount{
+			{Destination: "/a", Type: "bind", Source: a + "/", Options: []string{"rbind", "rprivate"}},
+			{Destination: "/run", Type: "tmpfs", Source: "tmpfs"},
+			{Destination: "/run/b", Type: "none", Source: b, Options: []string{"bind", "ro", "nosuid"}},
+			{Destination: "/again", Type: "bind", Source: a, Options: []string{"rbind", "rw"}},
+			{Destination: "/a-too", Type: "bind", Source: a, Options: []string{"rro"}},
+		}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []vmm.Share{{Tag: "m0", Path: a}, {Tag: "m1", Path: b, ReadOnly: true}, {Tag: "m2", Path: a, ReadOnly: true}}
+	if !reflect.DeepEqual(p.Machine.Shares, want) {
+		t.Errorf("shares %+v, want %+v", p.Machine.Shares, want)
+	}
+	var got []string
+	for _, m := range guestSpecOf(t, p).Mounts {
+		got = append(got, m.Destination+" "+m.Type+" "+m.Source+" "+strings.Join(m.Options, ","))
+	}
+	if text := strings.Join(got, "\n"); text != "/a virtiofs m0 rbind,rprivate\n/run tmpfs tmpfs \n/run/b virtiofs m1 bind,ro,nosuid\n"+
+		"/again virtiofs m0 rbind,rw\n/a-too virtiofs m2 rro" {
+		t.Errorf("mounts\n%s", text)
+	}
+}

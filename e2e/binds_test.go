@@ -1,0 +1,106 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// bindArg is ctr's flag for a bind mount.
+func bindArg(source, dest string, options ...string) []string {
+	return []string{"--mount", "type=bind,src=" + source + ",dst=" + dest + ",options=" + strings.Join(append([]string{"rbind"}, options...), ":")}
+}
+
+// Directories of the host are in a container as they are mounted: writable or not, one
+// within another, beside file systems of the guest's own, and nothing beside them.
+func TestBindMountsOfDirectories(t *testing.T) {
+	s := userStack(t)
+	top := filepath.Join(s.Dir, "tmp", "binds")
+	t.Cleanup(func() { _ = os.RemoveAll(top) })
+	write := func(name, text string) {
+		t.Helper()
+		p := filepath.Join(top, name)
+		if err := os.MkdirAll(filepath.Dir(p), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(p, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("rw/from-host", "rw\n")
+	write("ro/from-host", "ro\n")
+	write("secret", "secret\n")
+	if err := os.Symlink("../secret", filepath.Join(top, "rw/out")); err != nil {
+		t.Fatal(err)
+	}
+	if os.Getuid() == 0 {
+		for _, p := range []string{"", "rw", "rw/from-host", "ro", "ro/from-host"} {
+			if err := os.Chown(filepath.Join(top, p), 65534, 65534); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	var args []string
+	args = append(args, "--rm")
+	args = append(args, bindArg(top+"/rw", "/made/for/it")...)
+	args = append(args, "--mount", "type=tmpfs,src=tmpfs,dst=/made/tmp")
+	args = append(args, bindArg(top+"/ro", "/made/tmp/inner", "ro")...)
+	args = append(args, bindArg(top+"/rw", "/ro-too", "ro")...)
+	script := `cat /made/for/it/from-host /made/tmp/inner/from-host /ro-too/from-host
+echo from the guest > /made/for/it/new && cat /ro-too/new
+for f in /made/tmp/inner/new /made/tmp/inner/from-host /ro-too/new; do { echo x > $f; } 2>&1 | sed 's/.*: //'; done
+mount -o remount,rw /made/tmp/inner 2>/dev/null; cat /made/for/it/out /made/for/it/../secret 2>&1 | sed 's/.*: //'
+ls /made/for /made/tmp`
+	out := must(t, s.CtrRun(t.Context(), append(append(args, img, name(t)), "bash", "-c", script)...))
+	const ro, none = "Read-only file system\n", "No such file or directory\n"
+	if want := "rw\nro\nrw\nfrom the guest\n" + ro + ro + ro + none + none + "/made/for:\nit\n\n/made/tmp:\ninner\n"; out != want {
+		t.Errorf("got %s\nwant %s", out, want)
+	}
+	if b, err := os.ReadFile(filepath.Join(top, "rw/new")); err != nil || string(b) != "from the guest\n" {
+		t.Errorf("on the host: %q, %v", b, err)
+	}
+	if b, err := os.ReadFile(filepath.Join(top, "ro/from-host")); err != nil || string(b) != "ro\n" {
+		t.Errorf("the read-only directory: %q, %v", b, err)
+	}
+	// A single file is not shared by way of its directory.
+	fails(t, s.CtrRun(t.Context(), append(append([]string{"--rm"}, bindArg(top+"/rw/from-host", "/data")...), img, name(t), "true")...),
+		"writable at /data is not implemented")
+	clean(t, s)
+}
+
+// The host and a container see each other's changes while both run.
+func TestBindMountsAreCoherent(t *testing.T) {
+	s := rootStack(t)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("one"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	id := name(t)
+	t.Cleanup(func() { remove(t, s, id) })
+	must(t, s.CtrRun(t.Context(), append(append([]string{"-d"}, bindArg(dir, "/data")...), img, id, "sleep", "1000")...))
+	inGuest := func(cmd string) string {
+		return must(t, s.CtrExec(t.Context(), "--exec-id", "x", id, "sh", "-c", cmd))
+	}
+	if got := inGuest("cat /data/file"); got != "one" {
+		t.Errorf("got %q", got)
+	}
+	if err := os.WriteFile(file, []byte("another"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "late"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the host's change", func() bool { return inGuest("cat /data/file; ls /data") == "anotherfile\nlate\n" })
+	inGuest("echo guest > /data/file; chown 12:34 /data/file")
+	var st unix.Stat_t
+	if b, err := os.ReadFile(file); err != nil || string(b) != "guest\n" {
+		t.Errorf("on the host: %q, %v", b, err)
+	}
+	if err := unix.Stat(file, &st); err != nil || st.Uid != 12 || st.Gid != 34 {
+		t.Errorf("owner %d:%d, %v", st.Uid, st.Gid, err)
+	}
+}
