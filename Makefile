@@ -37,6 +37,14 @@ test: build guest tools ## run all tests: unit, machine conformance, end to end
 test-short: build guest tools ## the same without the slow ones (arm64 guests)
 	go test -race -short -timeout 20m ./...
 
+# How long each soak test lasts, and which.
+SOAK     ?= 10m
+SOAK_RUN ?= .
+
+.PHONY: soak
+soak: build guest tools ## run the tests that take long and look for growth (SOAK=1h SOAK_RUN=Execs; docs/conformance.md)
+	APPLEVM_SOAK=$(SOAK) go test -tags soak -timeout 0 -count=1 -v -run '^TestGrown$$|^TestSoak.*$(SOAK_RUN)' ./e2e
+
 .PHONY: bench
 bench: build guest tools bench-tools conformance-tools ## print measured numbers and write bench/out/results.json (BENCH=regexp runs a part)
 	@go run ./bench -run '$(BENCH)'

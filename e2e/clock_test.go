@@ -22,8 +22,9 @@ const tellTime = `while read line; do echo $EPOCHREALTIME; done`
 
 // guestClock is a program in a container that tells the time.
 type guestClock struct {
-	in  io.Writer
-	out *bufio.Reader
+	in   io.Writer
+	out  *bufio.Reader
+	stop func()
 }
 
 // startClock runs cmd, which is to run tellTime.
@@ -40,14 +41,14 @@ func startClock(t *testing.T, cmd *exec.Cmd) guestClock {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	timer := time.AfterFunc(5*time.Minute, func() { _ = cmd.Process.Kill() })
-	t.Cleanup(func() { timer.Stop(); _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	return guestClock{in, bufio.NewReader(out)}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	return guestClock{in, bufio.NewReader(out), func() { _ = cmd.Process.Kill() }}
 }
 
 // look asks for the time once: it is off by off, give or take half the round trip.
 func (c guestClock) look(t *testing.T) (off, sure time.Duration) {
 	t.Helper()
+	defer time.AfterFunc(limit, c.stop).Stop()
 	before := time.Now()
 	if _, err := io.WriteString(c.in, "\n"); err != nil {
 		t.Fatal(err)

@@ -2,33 +2,33 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/applevm/applevm/e2e/stack"
 )
 
-// refused runs commands at once, and requires that each fails within limit.
-func refused(t *testing.T, s *stack.Stack, commands ...[]string) {
+// refused runs commands at the same time, and requires that each fails.
+func refused(t *testing.T, commands ...*exec.Cmd) {
 	t.Helper()
-	type failure struct {
-		args []string
-		r    result
+	var wg sync.WaitGroup
+	for _, cmd := range commands {
+		wg.Go(func() {
+			timer := time.AfterFunc(limit, func() { _ = cmd.Process.Kill() })
+			defer timer.Stop()
+			out, err := cmd.CombinedOutput()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || !exit.Exited() {
+				t.Errorf("%q: %v: %s", cmd.Args[1:], err, out)
+			}
+			t.Logf("%q: %s", cmd.Args[1:], strings.TrimSpace(string(out)))
+		})
 	}
-	done := make(chan failure)
-	for _, args := range commands {
-		go func() { done <- failure{args, do(t, s.Nerdctl(t.Context(), args...))} }()
-	}
-	for range commands {
-		if f := <-done; f.r.code == 0 {
-			t.Errorf("nerdctl %q succeeded: %s", f.args, f.r)
-		} else {
-			t.Logf("nerdctl %q: %s", f.args, strings.TrimSpace(f.r.stderr))
-		}
-	}
+	wg.Wait()
 }
 
 // A machine that is stopped makes commands fail in a bounded time; what failed has not
@@ -50,12 +50,13 @@ func TestStoppedVMM(t *testing.T) {
 		}
 	}
 	signal(syscall.SIGSTOP)
-	refused(t, s,
-		[]string{"exec", "still", "touch", "/by-exec"},
-		[]string{"pause", "still"},
-		[]string{"stats", "--no-stream", "still"},
-		[]string{"update", "--pids-limit", "77", "still"},
-		[]string{"kill", "-s", "TERM", "still"},
+	id := strings.TrimSpace(must(t, s.Nerdctl(ctx, "inspect", "--format", "{{.ID}}", "still")))
+	refused(t,
+		s.Nerdctl(ctx, "exec", "still", "touch", "/by-exec"),
+		s.Nerdctl(ctx, "pause", "still"),
+		s.Ctr(ctx, "task", "metrics", id), // nerdctl stats asks again and again
+		s.Nerdctl(ctx, "update", "--pids-limit", "77", "still"),
+		s.Nerdctl(ctx, "kill", "-s", "TERM", "still"),
 	)
 	signal(syscall.SIGCONT)
 	waitFor(t, "a container that runs", func() bool { return do(t, s.Nerdctl(ctx, "exec", "still", "true")).code == 0 })
@@ -139,13 +140,13 @@ func TestSignals(t *testing.T) {
 	// bash names signals by their numbers in trap as well.
 	const script = `for n in $(seq 1 64); do [ $n = 9 ] || [ $n = 17 ] || [ $n = 19 ] || trap "echo $n" $n; done; echo ready; while :; do sleep 0.05; done`
 	must(t, s.CtrRun(t.Context(), "-d", "--log-uri", "file://"+s.Dir+"/tmp/signals.log", img, id, "bash", "-c", script))
-	exec := s.CtrExec(t.Context(), "--exec-id", "e", id, "bash", "-c", script)
+	inner := s.CtrExec(t.Context(), "--exec-id", "e", id, "bash", "-c", script)
 	execOut := &lockedBuffer{}
-	exec.Stdout = execOut
-	if err := exec.Start(); err != nil {
+	inner.Stdout = execOut
+	if err := inner.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = exec.Process.Kill(); _ = exec.Wait() })
+	t.Cleanup(func() { _ = inner.Process.Kill(); _ = inner.Wait() })
 	own := func() string { return readAll(t, s.Dir+"/tmp/signals.log") }
 	waitFor(t, "both", func() bool { return own() == "ready\n" && execOut.String() == "ready\n" })
 	for _, target := range []struct {

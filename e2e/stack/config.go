@@ -87,5 +87,6 @@ func (s *Stack) nerdctlConfig() string {
 cgroup_manager = "cgroupfs"
 data_root = %q
 cni_netconfpath = %q
-`, s.path("nerdctl"), s.path("cni"))
+cdi_spec_dirs = [%q]
+`, s.path("nerdctl"), s.path("cni"), s.path("cdi"))
 }

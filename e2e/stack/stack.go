@@ -148,7 +148,7 @@ func (s *Stack) path(elem ...string) string {
 // install puts binaries, guest image and configuration into the stack's
 // directory: the checkout may be where an ordinary user cannot read.
 func (s *Stack) install(root string, opts Options) error {
-	for _, d := range []string{"bin", "guest", "root", "state", "s", "fifo", "tmp", "home", "cache", "nerdctl", "cni"} {
+	for _, d := range []string{"bin", "guest", "root", "state", "s", "fifo", "tmp", "home", "cache", "nerdctl", "cni", "cdi"} {
 		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
 			return err
 		}

@@ -61,8 +61,10 @@ func parseSpec(b []byte, id string) (s *specs.Spec, warnings []string, err error
 		// The container's mounts must not become the agent's.
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.MountNamespace})
 	}
-	// Hooks are the host's: they name programs of the host.
-	s.Hooks = nil
+	// All other hooks are the host's: they name programs of the host.
+	if s.Hooks != nil {
+		s.Hooks = &specs.Hooks{StartContainer: s.Hooks.StartContainer}
+	}
 	// A cgroup path is the host's too; in the guest the container's own is
 	// directly below the root.
 	s.Linux.CgroupsPath = "/" + id

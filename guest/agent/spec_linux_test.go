@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -55,6 +56,8 @@ func TestSpecThatCannotRun(t *testing.T) {
 func TestSpecLosesWhatIsTheHosts(t *testing.T) {
 	s := agenttest.Spec([]string{"true"})
 	s.Process.ApparmorProfile, s.Process.SelinuxLabel, s.Linux.MountLabel = "a", "b", "c"
+	hook := []specs.Hook{{Path: "/hook"}}
+	s.Hooks = &specs.Hooks{CreateRuntime: hook, CreateContainer: hook, StartContainer: hook, Poststart: hook, Poststop: hook}
 	b, err := json.Marshal(s)
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +66,10 @@ func TestSpecLosesWhatIsTheHosts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Hooks != nil || s.Linux.CgroupsPath != "/id" || s.Process.ApparmorProfile+s.Process.SelinuxLabel+s.Linux.MountLabel != "" {
+	if !reflect.DeepEqual(s.Hooks, &specs.Hooks{StartContainer: hook}) {
+		t.Errorf("hooks %+v", s.Hooks)
+	}
+	if s.Linux.CgroupsPath != "/id" || s.Process.ApparmorProfile+s.Process.SelinuxLabel+s.Linux.MountLabel != "" {
 		t.Errorf("spec %+v", s)
 	}
 	if len(warnings) != 3 {

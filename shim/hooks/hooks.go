@@ -1,9 +1,9 @@
 // Package hooks runs the OCI hooks of a container on the host.
 //
 // The runtime specification's hooks prestart, createRuntime, poststart and
-// poststop run in the runtime's namespaces: on the host, in our case. The two
-// that run in the container's (createContainer, startContainer) are not handled
-// here.
+// poststop run in the runtime's namespaces: on the host, in our case. Those that
+// run in the container's are no matter of this package: startContainer hooks are run
+// by the guest, createContainer hooks are refused.
 package hooks
 
 import (

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -283,7 +284,7 @@ func TestRefuses(t *testing.T) {
 func TestGuestSpecHasNothingOfTheHost(t *testing.T) {
 	in := input(t, func(s *specs.Spec) {
 		s.Annotations = map[string]string{"nerdctl/state-dir": "/host/state"}
-		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/host/hook"}}, Poststop: []specs.Hook{{Path: "/host/hook"}}}
+		s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/host/hook"}}, Poststop: []specs.Hook{{Path: "/host/hook"}}, StartContainer: []specs.Hook{{Path: "/hook"}}}
 		s.Process.ApparmorProfile = "nerdctl-default"
 		s.Process.SelinuxLabel = "label"
 		s.Linux.MountLabel = "label"
@@ -297,7 +298,7 @@ func TestGuestSpecHasNothingOfTheHost(t *testing.T) {
 		t.Errorf("host paths in %s", p.Container)
 	}
 	s := guestSpecOf(t, p)
-	if s.Hooks != nil || s.Annotations != nil || s.Process.ApparmorProfile != "" || s.Process.SelinuxLabel != "" || s.Linux.MountLabel != "" {
+	if !reflect.DeepEqual(s.Hooks, &specs.Hooks{StartContainer: []specs.Hook{{Path: "/hook"}}}) || s.Annotations != nil || s.Process.ApparmorProfile != "" || s.Process.SelinuxLabel != "" || s.Linux.MountLabel != "" {
 		t.Errorf("spec %s", p.Container.Spec)
 	}
 	if !s.Root.Readonly {

@@ -34,19 +34,16 @@ func parse(b []byte) (*specs.Spec, error) {
 	return &s, nil
 }
 
-// hostHooks returns the hooks that run on the host, and refuses those that would
-// have to run inside the container with a program of the host.
+// hostHooks returns the hooks that run on the host. startContainer hooks are programs
+// of the container's own and run in it (guestSpec); createContainer hooks would be
+// programs of the host that run in the container's namespaces, in the machine.
 func hostHooks(h *specs.Hooks) (specs.Hooks, error) {
 	if h == nil {
 		return specs.Hooks{}, nil
 	}
-	for _, k := range []struct {
-		name string
-		list []specs.Hook
-	}{{"createContainer", h.CreateContainer}, {"startContainer", h.StartContainer}} {
-		if len(k.list) > 0 {
-			return specs.Hooks{}, unsupported("the %s hook %s is not implemented: it would run inside the machine", k.name, k.list[0].Path)
-		}
+	if len(h.CreateContainer) > 0 {
+		return specs.Hooks{}, unsupported("the createContainer hook %s is not implemented: it would run a program of the host inside the machine",
+			h.CreateContainer[0].Path)
 	}
 	return *h, nil
 }
@@ -60,6 +57,9 @@ func guestSpec(s *specs.Spec, in Input, mounts []specs.Mount, cpus int) ([]byte,
 		Hostname:   hostname(s, in),
 		Domainname: s.Domainname,
 		Mounts:     mounts,
+	}
+	if s.Hooks != nil && len(s.Hooks.StartContainer) > 0 {
+		g.Hooks = &specs.Hooks{StartContainer: s.Hooks.StartContainer}
 	}
 	var warnings []string
 	var err error

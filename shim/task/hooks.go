@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -14,20 +15,32 @@ import (
 // poststopTimeout bounds all poststop hooks together; each has a timeout of its own.
 const poststopTimeout = time.Minute
 
-// poststart runs the hooks of a container that has started.
-func (c *container) poststart() {
+// poststart runs the hooks of a container that has started. If one fails the container
+// is stopped, as the runtime specification says since version 1.2 (runtime.md,
+// "Lifecycle", step 9), and the error is that of its start.
+func (c *container) poststart() error {
 	if len(c.hooks.Poststart) == 0 {
-		return
+		return nil
 	}
-	c.hooksMu.Lock()
-	defer c.hooksMu.Unlock()
-	if c.over.Err() != nil {
-		return
+	err := func() error {
+		c.hooksMu.Lock()
+		defer c.hooksMu.Unlock()
+		if c.over.Err() != nil {
+			return nil
+		}
+		err := hooks.Run(c.over, "poststart", c.hooks.Poststart, c.state(specs.StateRunning))
+		if c.over.Err() != nil {
+			return nil // it was ended: the container is being removed
+		}
+		return err
+	}()
+	if err == nil {
+		return nil
 	}
-	if err := hooks.Run(c.over, "poststart", c.hooks.Poststart, c.state(specs.StateRunning)); err != nil {
-		// The runtime specification says: log a warning and go on.
-		log.G(c.ctx).WithError(err).Warn("a hook failed")
+	if kerr := c.init.kill(c.ctx, sigkill, true); kerr != nil && !errdefs.IsNotFound(kerr) {
+		log.G(c.ctx).WithError(kerr).Warn("a container whose poststart hook has failed was not stopped")
 	}
+	return runtimeError("OCI runtime start failed", err)
 }
 
 // poststop ends poststart hooks that still run and, if owed, runs those that undo

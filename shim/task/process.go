@@ -137,7 +137,9 @@ func (p *process) start(ctx context.Context) error {
 		return err
 	}
 	// Not under the lock: a hook that takes its time does not hold up the exit.
-	p.c.poststart()
+	if err := p.c.poststart(); err != nil {
+		return err
+	}
 	p.c.rec.Mark(trace.StartEnd)
 	return nil
 }
@@ -181,7 +183,9 @@ func (p *process) startInit(ctx context.Context) error {
 			}
 			p.lifecycle.Unlock()
 			if created {
-				p.c.poststart()
+				if err := p.c.poststart(); err != nil {
+					log.G(p.c.ctx).WithError(err).Error("the container is stopped")
+				}
 			}
 		}
 	})
