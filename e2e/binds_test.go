@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -102,5 +103,25 @@ func TestBindMountsAreCoherent(t *testing.T) {
 	}
 	if err := unix.Stat(file, &st); err != nil || st.Uid != 12 || st.Gid != 34 {
 		t.Errorf("owner %d:%d, %v", st.Uid, st.Gid, err)
+	}
+}
+
+// More directories than the smallest machine has room for.
+func TestManyBindMounts(t *testing.T) {
+	s := rootStack(t)
+	args, want := []string{"--rm"}, ""
+	for i := range 20 {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "file"), fmt.Appendf(nil, "%d\n", i), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, bindArg(dir, fmt.Sprintf("/many/%02d", i), "ro")...)
+		want += fmt.Sprintf("%d\n", i)
+	}
+	if got := must(t, s.CtrRun(t.Context(), append(args, img, name(t), "sh", "-c", "cat /many/*/file")...)); got != want {
+		t.Errorf("got %q", got)
+	}
+	if left := s.Clean(t.Context()); len(left) > 0 {
+		t.Errorf("left behind: %q", left)
 	}
 }

@@ -154,7 +154,7 @@ func (p *plan) args() []string {
 	for i, s := range p.Shares {
 		id := "share" + strconv.Itoa(i)
 		a = append(a, "-chardev", fmt.Sprintf("socket,id=%s,fd=%d", id, shareFD+i),
-			"-device", fmt.Sprintf("vhost-user-fs-%s,chardev=%s,tag=%s,queue-size=%d", k.bus, id, s.Tag, shareQueue)+slots.next())
+			"-device", fmt.Sprintf("vhost-user-fs-%s,chardev=%s,tag=%s,queue-size=%d", k.bus, id, s.Tag, shareQueue)+slots.address())
 	}
 	// vsock is the last device: when QEMU asks for its configuration, all
 	// others have been made.
@@ -253,11 +253,20 @@ type pciAllocator struct {
 	n  int
 }
 
+// next places a device that can speak the protocol from before virtio 1.0 too.
 func (s *pciAllocator) next() string {
+	if !s.on {
+		return ""
+	}
+	return ",disable-legacy=on" + s.address()
+}
+
+// address places a device that cannot.
+func (s *pciAllocator) address() string {
 	if !s.on {
 		return ""
 	}
 	slot, fn := 1+s.n/pciFunctions, s.n%pciFunctions
 	s.n++
-	return fmt.Sprintf(",disable-legacy=on,multifunction=on,addr=%02x.%x", slot, fn)
+	return fmt.Sprintf(",multifunction=on,addr=%02x.%x", slot, fn)
 }

@@ -207,7 +207,7 @@ esac
 // has room for, and with more, which are on PCI and too many for messages of their
 // own as interrupts.
 func TestManyDisks(t *testing.T) {
-	for _, n := range []int{6, 120} {
+	for _, n := range []int{5, 6, 120} { // with the share: all slots of the smallest machine, one more, many
 		t.Run(fmt.Sprint(n), func(t *testing.T) { bootWithDisks(t, n) })
 	}
 }
@@ -222,9 +222,18 @@ func bootWithDisks(t *testing.T, n int) {
 		}
 		cfg.Disks = append(cfg.Disks, d)
 	}
+	// And one device that this process serves.
+	share := t.TempDir()
+	if err := os.WriteFile(filepath.Join(share, "hello"), []byte("hello\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Shares = []vmm.Share{{Tag: "share", Path: share, ReadOnly: true}}
 	g := vmmtest.Boot(t, newDriver(t), cfg)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
+	if _, err := g.Call(ctx, proto.Request{Op: proto.OpReadOnly, Share: "share"}); err != nil {
+		t.Error(err)
+	}
 	resp, err := g.Call(ctx, proto.Request{Op: proto.OpDisks})
 	if err != nil {
 		t.Fatal(err)
