@@ -67,7 +67,7 @@ kernel: ## build our own guest kernels, amd64 and arm64 (about 40 CPU minutes, o
 	for a in amd64 arm64; do go run ./guest/image/mkkernel -arch $$a || exit 1; done
 
 .PHONY: tools
-tools: deps ## build the unmodified containerd, its clients and its runc shim that demo and tests use, into bin/
+tools: deps ## build the unmodified containerd, its clients, its runc shim and CNI plugins that demo and tests use, into bin/
 	go build -C tools/containerd -trimpath -o $(CURDIR)/bin/ \
 	  -ldflags '$(LDFLAGS) -X github.com/containerd/containerd/v2/version.Version=v$(CONTAINERD_VERSION)' \
 	  github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/ctr \
@@ -75,6 +75,7 @@ tools: deps ## build the unmodified containerd, its clients and its runc shim th
 	CGO_ENABLED=0 go build -C tools/nerdctl -trimpath -o $(CURDIR)/bin/ \
 	  -ldflags '$(LDFLAGS) -X github.com/containerd/nerdctl/v2/pkg/version.Version=v$(NERDCTL_VERSION)' \
 	  github.com/containerd/nerdctl/v2/cmd/nerdctl
+	mkdir -p bin/cni && CGO_ENABLED=0 go build -C tools/cni -trimpath -ldflags '$(LDFLAGS)' -o $(CURDIR)/bin/cni/ tool
 
 # How long the stress lasts (0 leaves it out), and how the suite hands over root file systems.
 CONFORMANCE_STRESS   ?= 10m

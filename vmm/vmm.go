@@ -71,6 +71,9 @@ type Config struct {
 	// NICs are attached as virtio-net devices from the start. The guest finds
 	// each by its MAC address.
 	NICs []NIC
+	// NetNS, if it is not nil, is the network namespace in which the VMM's process
+	// runs. A driver may lack this.
+	NetNS *os.File
 }
 
 // NIC is one network interface.
@@ -84,6 +87,9 @@ type NIC struct {
 	// which frames go, one Ethernet frame a datagram, with nothing before it.
 	// Start takes a duplicate: the file stays the caller's.
 	File *os.File
+	// Tap says that File is a tap device instead, with virtio-net headers (Linux's
+	// IFF_VNET_HDR). A driver may lack this.
+	Tap bool
 }
 
 // Bounds of NIC.MTU: IPv4's least (RFC 791) and virtio-net's field (virtio 1.2,

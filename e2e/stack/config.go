@@ -88,5 +88,6 @@ cgroup_manager = "cgroupfs"
 data_root = %q
 cni_netconfpath = %q
 cdi_spec_dirs = [%q]
-`, s.path("nerdctl"), s.path("cni"), s.path("cdi"))
+cni_path = %q
+`, s.path("nerdctl"), s.path("cni"), s.path("cdi"), s.cni)
 }

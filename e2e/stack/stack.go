@@ -42,6 +42,9 @@ type Options struct {
 	// Unpacks is how many layers of an image containerd unpacks at a time; 0 is 1,
 	// as by containerd's default.
 	Unpacks int
+	// NetNS is the path of a network namespace in which everything runs; empty is
+	// the caller's. It needs root.
+	NetNS string
 	// GuestDir is the guest image; empty is build/guest/ARCH of the checkout.
 	GuestDir string
 }
@@ -53,6 +56,8 @@ type Stack struct {
 	// Unprivileged tells whether the stack runs as Nobody.
 	Unprivileged bool
 
+	netns    string   // or empty
+	cni      string   // the directory of CNI plugins
 	env      []string // of the daemons, besides the stack's own
 	daemons  []*daemon
 	watchdog *watchdog
@@ -69,7 +74,7 @@ func Start(ctx context.Context, opts Options) (_ *Stack, retErr error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Stack{Dir: dir, Unprivileged: opts.Unprivileged && os.Getuid() == 0}
+	s := &Stack{Dir: dir, Unprivileged: opts.Unprivileged && os.Getuid() == 0, netns: opts.NetNS, cni: filepath.Join(root, "bin", "cni")}
 	defer func() {
 		if retErr != nil {
 			retErr = fmt.Errorf("%w\n%s", retErr, s.Logs())
@@ -205,6 +210,9 @@ func (s *Stack) command(ctx context.Context, name string, args ...string) *exec.
 		id := strconv.Itoa(Nobody)
 		argv = append([]string{"setpriv", "--reuid", id, "--regid", id, "--clear-groups",
 			"--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"}, argv...)
+	}
+	if s.netns != "" {
+		argv = append([]string{"nsenter", "--net=" + s.netns}, argv...)
 	}
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = s.Dir

@@ -25,6 +25,7 @@ const interfaceTimeout = 10 * time.Second
 // iface is a checked guestv1.Interface.
 type iface struct {
 	mac    net.HardwareAddr
+	newMAC net.HardwareAddr // or nil
 	name   string
 	mtu    int
 	addrs  []netlink.Addr
@@ -48,10 +49,12 @@ func parseInterfaces(list []*guestv1.Interface) ([]iface, error) {
 }
 
 func parseInterface(i *guestv1.Interface) (iface, error) {
-	f := iface{mac: i.GetMac(), name: i.GetName(), mtu: int(i.GetMtu())}
+	f := iface{mac: i.GetMac(), newMAC: i.GetNewMac(), name: i.GetName(), mtu: int(i.GetMtu())}
 	switch {
 	case len(f.mac) != 6:
 		return f, fmt.Errorf("address %x is no MAC address", i.GetMac())
+	case len(f.newMAC) != 0 && len(f.newMAC) != 6:
+		return f, fmt.Errorf("address %x is no MAC address", i.GetNewMac())
 	case f.name == "" || len(f.name) >= unix.IFNAMSIZ:
 		return f, fmt.Errorf("the name is not 1 to %d bytes long", unix.IFNAMSIZ-1)
 	case i.GetMtu() > 65535:
@@ -158,6 +161,11 @@ func (f iface) set(ctx context.Context, source, target *netlink.Handle, to netns
 	if link.Attrs().Name != f.name {
 		if err := target.LinkSetName(link, f.name); err != nil {
 			return fmt.Errorf("rename %s: %w", link.Attrs().Name, err)
+		}
+	}
+	if len(f.newMAC) > 0 {
+		if err := target.LinkSetHardwareAddr(link, f.newMAC); err != nil {
+			return fmt.Errorf("give it the address %s: %w", f.newMAC, err)
 		}
 	}
 	if f.mtu != 0 {

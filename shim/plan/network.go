@@ -2,12 +2,15 @@ package plan
 
 import (
 	"encoding/json"
+	"net"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/applevm/applevm/config"
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
+	"github.com/applevm/applevm/network/tapns"
 	"github.com/applevm/applevm/network/usernet"
 	"github.com/applevm/applevm/vmm"
 )
@@ -24,14 +27,24 @@ const (
 	annotationNerdctlNetworks = "nerdctl/networks"
 )
 
+// modeCNI is the network that a client sets up itself, in a network namespace of
+// the host.
+const modeCNI = "cni"
+
+// maxNetworks bounds a container's networks: each is a device of its machine's.
+const maxNetworks = 16
+
 // interfaceName is the name of a container's first network interface.
 const interfaceName = "eth0"
 
 // Network is what network a container gets.
 type Network struct {
-	// User gives its machine a network of its own (package usernet); without it
-	// the machine has none.
+	// User gives its machine a network of its own (package usernet). Without it and
+	// CNI the machine has none.
 	User bool
+	// CNI is how many networks the client connects it to, by hooks, in a network
+	// namespace that is made for it.
+	CNI int
 	// Config is the user network's.
 	Config usernet.Config
 	// Addresses are the user network's.
@@ -45,15 +58,22 @@ type Network struct {
 
 // network decides the container's network.
 func network(s *specs.Spec, in Input) (Network, error) {
-	mode, by := networkMode(s, in.Network)
-	switch mode {
-	case config.NetworkNone:
+	mode, by, count := networkMode(s, in.Network)
+	if strings.HasPrefix(mode, "container:") {
+		return Network{}, unsupported("the network of another container (%s) cannot be joined: each has a machine of its own", mode)
+	}
+	switch {
+	case mode == modeCNI && count > 0:
+		if count > maxNetworks {
+			return Network{}, invalid("%d networks are more than %d", count, maxNetworks)
+		}
+		return Network{CNI: count}, nil
+	case mode == config.NetworkNone:
 		if s.Annotations[AnnotationPublish] != "" {
 			return Network{}, invalid("annotation %s asks for published ports, but the container has no network (%s)", AnnotationPublish, by)
 		}
 		return Network{}, nil
-	case config.NetworkUser:
-	default:
+	case mode != config.NetworkUser:
 		return Network{}, unsupported("the network %q (%s) is not implemented: use %q or %q", mode, by, config.NetworkUser, config.NetworkNone)
 	}
 	n := Network{User: true, Config: usernet.Config{
@@ -73,32 +93,42 @@ func network(s *specs.Spec, in Input) (Network, error) {
 	return n, nil
 }
 
-// networkMode says which network a container is to have, and who decided that.
-func networkMode(s *specs.Spec, c config.Network) (mode, by string) {
+// networkMode says which network a container is to have, who decided that, and of
+// the client's own how many there are.
+func networkMode(s *specs.Spec, c config.Network) (mode, by string, count int) {
 	if a := s.Annotations[AnnotationNetwork]; a != "" {
-		return a, "annotation " + AnnotationNetwork
+		return a, "annotation " + AnnotationNetwork, 0
+	}
+	var names []string
+	if text := s.Annotations[annotationNerdctlNetworks]; text != "" && json.Unmarshal([]byte(text), &names) != nil {
+		names = nil
+	}
+	if len(names) > 0 && strings.HasPrefix(names[0], "container:") {
+		return names[0], "nerdctl's --net", 0
 	}
 	if !hasNamespace(s.Linux, specs.NetworkNamespace) {
 		// What the host's network would be to a process of the host, the user
 		// network is to a machine.
-		return config.NetworkUser, "the container shares the host's network"
+		return config.NetworkUser, "the container shares the host's network", 0
 	}
-	var names []string
-	if text := s.Annotations[annotationNerdctlNetworks]; text != "" && json.Unmarshal([]byte(text), &names) == nil {
-		switch {
-		case slices.Equal(names, []string{"none"}):
-			return config.NetworkNone, "nerdctl's --net"
-		case len(names) > 0 && names[0] != "host":
-			return names[0], "nerdctl's --net"
-		}
+	switch {
+	case slices.Equal(names, []string{"none"}):
+		return config.NetworkNone, "nerdctl's --net", 0
+	case len(names) > 0:
+		return modeCNI, "nerdctl's --net", len(names)
 	}
-	return c.Default, "network.default in the configuration"
+	return c.Default, "network.default in the configuration", 0
 }
 
 // nics are the machine's network interfaces, without their files.
 func (n Network) nics() []vmm.NIC {
 	if !n.User {
-		return nil
+		var out []vmm.NIC
+		for i := range n.CNI {
+			// The guest is given the true address and MTU once they are known.
+			out = append(out, vmm.NIC{MAC: n.tapMAC(i), MTU: vmm.MaxMTU, Tap: true})
+		}
+		return out
 	}
 	return []vmm.NIC{{MAC: n.Addresses.MAC, MTU: n.mtu()}}
 }
@@ -116,6 +146,35 @@ func (n Network) interfaces() []*guestv1.Interface {
 		i.Routes = append(i.Routes, &guestv1.Route{Destination: everywhere, Gateway: n.Addresses.Gateway[k].String()})
 	}
 	return []*guestv1.Interface{i}
+}
+
+// tapMAC is the address by which the guest finds the device of the client's
+// network i: a locally administered one.
+func (Network) tapMAC(i int) net.HardwareAddr {
+	return net.HardwareAddr{0x02, 0x61, 0x76, 0x6d, 0x01, byte(i)}
+}
+
+// Joined returns the guest's interfaces for what the client has set up in the
+// network namespace.
+func (n Network) Joined(list []tapns.Interface) []*guestv1.Interface {
+	var out []*guestv1.Interface
+	for k, j := range list {
+		i := &guestv1.Interface{Mac: n.tapMAC(k), NewMac: j.MAC, Name: j.Name, Mtu: uint32(j.MTU)}
+		for _, a := range j.Addresses {
+			i.Addresses = append(i.Addresses, a.String())
+		}
+		for _, r := range j.Routes {
+			route := &guestv1.Route{Destination: r.Destination.String()}
+			if r.Gateway != nil {
+				route.Gateway = r.Gateway.String()
+			}
+			i.Routes = append(i.Routes, route)
+		}
+		// A gateway is found by the routes without one.
+		slices.SortStableFunc(i.Routes, func(a, b *guestv1.Route) int { return strings.Compare(a.Gateway, b.Gateway) })
+		out = append(out, i)
+	}
+	return out
 }
 
 func (n Network) mtu() int {

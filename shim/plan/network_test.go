@@ -3,6 +3,7 @@ package plan
 import (
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/applevm/applevm/config"
+	"github.com/applevm/applevm/network/tapns"
 	"github.com/applevm/applevm/network/usernet"
 )
 
@@ -23,6 +25,7 @@ func TestNetworkMode(t *testing.T) {
 		namespaces  []specs.LinuxNamespace
 		fallback    string
 		user        bool
+		cni         int
 		err         string
 	}{
 		{name: "by default", namespaces: own, fallback: "user", user: true},
@@ -33,7 +36,10 @@ func TestNetworkMode(t *testing.T) {
 		{name: "unknown", annotations: map[string]string{AnnotationNetwork: "blue"}, namespaces: own, fallback: "none", err: `network "blue" (annotation dev.applevm.network) is not implemented`},
 		{name: "nerdctl's none", annotations: map[string]string{"nerdctl/networks": `["none"]`}, namespaces: own, fallback: "user"},
 		{name: "nerdctl's host", annotations: map[string]string{"nerdctl/networks": `["host"]`}, fallback: "none", user: true},
-		{name: "nerdctl's bridge", annotations: map[string]string{"nerdctl/networks": `["bridge"]`}, namespaces: own, fallback: "user", err: `"bridge" (nerdctl's --net) is not implemented: use`},
+		{name: "nerdctl's bridge", annotations: map[string]string{"nerdctl/networks": `["bridge"]`}, namespaces: own, fallback: "user", cni: 1},
+		{name: "nerdctl's own", annotations: map[string]string{"nerdctl/networks": `["blue","red"]`}, namespaces: own, fallback: "user", cni: 2},
+		{name: "too many", annotations: map[string]string{"nerdctl/networks": `["1","2","3","4","5","6","7","8","9","10","11","12","13","14","15","16","17"]`}, namespaces: own, fallback: "user", err: "17 networks"},
+		{name: "another container's", annotations: map[string]string{"nerdctl/networks": `["container:abc"]`}, namespaces: own, fallback: "user", err: "the network of another container (container:abc) cannot be joined"},
 		{name: "annotation over nerdctl's", annotations: map[string]string{"nerdctl/networks": `["none"]`, AnnotationNetwork: "user"}, namespaces: own, fallback: "none", user: true},
 		{name: "ports without a network", annotations: map[string]string{AnnotationPublish: "80:80"}, namespaces: own, fallback: "none", err: "has no network (network.default in the configuration)"},
 	} {
@@ -54,7 +60,7 @@ func TestNetworkMode(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if p.Network.User != tt.user || (len(p.Machine.NICs) == 1) != tt.user || (len(p.Container.Interfaces) == 1) != tt.user {
+			if p.Network.User != tt.user || p.Network.CNI != tt.cni || (len(p.Machine.NICs) > 0) != (tt.user || tt.cni > 0) || (len(p.Container.Interfaces) == 1) != tt.user {
 				t.Errorf("network %+v, NICs %v, interfaces %v", p.Network, p.Machine.NICs, p.Container.Interfaces)
 			}
 		})
@@ -219,5 +225,31 @@ func TestNICsComeWithTheMachine(t *testing.T) {
 	}
 	if p.Machine.NICs[0].MTU != 1500 || p.Container.Interfaces[0].Mtu != 1500 || !slices.Equal(p.Container.Interfaces[0].Mac, p.Machine.NICs[0].MAC) {
 		t.Errorf("NIC %+v, interface %v", p.Machine.NICs[0], p.Container.Interfaces[0])
+	}
+}
+
+func TestJoinedInterfaces(t *testing.T) {
+	cidr := func(s string) *net.IPNet {
+		ip, n, err := net.ParseCIDR(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.IP = ip
+		return n
+	}
+	n := Network{CNI: 1}
+	got := n.Joined([]tapns.Interface{{
+		Name: "eth0", MAC: net.HardwareAddr{2, 2, 2, 2, 2, 2}, MTU: 1400,
+		Addresses: []*net.IPNet{cidr("10.4.0.5/24"), cidr("fd00::5/64")},
+		Routes:    []tapns.Route{{Destination: cidr("0.0.0.0/0"), Gateway: net.ParseIP("10.9.0.1")}, {Destination: cidr("10.9.0.0/24")}},
+	}})
+	if len(got) != 1 {
+		t.Fatal(got)
+	}
+	i := got[0]
+	if i.Name != "eth0" || i.Mtu != 1400 || string(i.Mac) != string(n.nics()[0].MAC) || string(i.NewMac) != "\x02\x02\x02\x02\x02\x02" ||
+		!slices.Equal(i.Addresses, []string{"10.4.0.5/24", "fd00::5/64"}) || len(i.Routes) != 2 ||
+		i.Routes[0].Destination != "10.9.0.0/24" || i.Routes[1].Gateway != "10.9.0.1" {
+		t.Errorf("got %v", i)
 	}
 }

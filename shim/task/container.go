@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
+	"github.com/applevm/applevm/network/tapns"
 	"github.com/applevm/applevm/network/usernet"
 	"github.com/applevm/applevm/shim/clock"
 	"github.com/applevm/applevm/shim/machine"
@@ -74,6 +75,7 @@ type container struct {
 	paused      bool
 	machine     *machine.Machine
 	network     *usernet.Network // nil if it has none
+	netns       *tapns.Namespace // nil if no client connects it
 	portsGone   sync.WaitGroup   // the ports that it shares with the host
 	disk        record.Record
 	size        plan.Size
@@ -279,7 +281,7 @@ func (c *container) delete(ctx context.Context) error {
 func (c *container) destroy(ctx context.Context) {
 	c.destroyOnce.Do(func() {
 		c.mu.Lock()
-		m, network, disk, cancel := c.machine, c.network, c.disk, c.cancel
+		m, network, netns, disk, cancel := c.machine, c.network, c.netns, c.disk, c.cancel
 		procs := []*process{c.init}
 		for _, p := range c.execs {
 			procs = append(procs, p)
@@ -294,6 +296,9 @@ func (c *container) destroy(ctx context.Context) {
 			}
 		}
 		c.portsGone.Wait() // they end with the machine
+		if netns != nil {
+			netns.Close()
+		}
 		if network != nil {
 			if err := network.Close(); err != nil {
 				log.G(ctx).WithError(err).Error("the network was not ended in order")

@@ -180,6 +180,12 @@ func (c *container) prepare(ctx context.Context, bootTimeout time.Duration, p *p
 		if err := hooks.Run(ctx, "createRuntime", p.Hooks.CreateRuntime, state); err != nil {
 			return err
 		}
+		if p.Network.CNI > 0 {
+			var err error
+			if p.Container.Interfaces, err = c.joinNetworks(p.Network); err != nil {
+				return err
+			}
+		}
 		// Hooks write some of the files that are copied.
 		files, err := p.ReadFiles()
 		p.Container.Files = files

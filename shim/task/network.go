@@ -9,19 +9,51 @@ import (
 
 	"github.com/applevm/applevm/guest/api"
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
+	"github.com/applevm/applevm/network/tapns"
 	"github.com/applevm/applevm/network/usernet"
 	"github.com/applevm/applevm/shim/hostports"
 	"github.com/applevm/applevm/shim/plan"
 	"github.com/applevm/applevm/vmm"
 )
 
-// connect starts the container's network and puts its cable into the machine's
-// configuration. unplug closes this process's copy of the machine's end.
+// connect starts the container's network and puts its cables into the machine's
+// configuration. unplug closes this process's copies of the machine's ends.
 // destroy ends the network.
 func (c *container) connect(m *vmm.Config, n plan.Network) (unplug func(), err error) {
-	if !n.User {
-		return func() {}, nil
+	switch {
+	case n.User:
+		return c.connectUser(m, n)
+	case n.CNI > 0:
+		ns, err := tapns.New(n.CNI)
+		if err != nil {
+			return nil, errdefs.ErrFailedPrecondition.WithMessage(err.Error())
+		}
+		c.mu.Lock()
+		c.netns = ns
+		c.mu.Unlock()
+		m.NetNS = ns.NS
+		for i, t := range ns.Taps {
+			m.NICs[i].File = t
+		}
+		return ns.CloseTaps, nil
 	}
+	return func() {}, nil
+}
+
+// joinNetworks connects the machine to what hooks have set up in its network
+// namespace, and returns the guest's interfaces.
+func (c *container) joinNetworks(n plan.Network) ([]*guestv1.Interface, error) {
+	list, err := c.netns.Join(n.CNI)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) < n.CNI {
+		log.G(c.ctx).Warnf("the container asks for %d networks, and the hooks have made %d interfaces", n.CNI, len(list))
+	}
+	return n.Joined(list), nil
+}
+
+func (c *container) connectUser(m *vmm.Config, n plan.Network) (unplug func(), err error) {
 	ours, theirs, err := usernet.Pair()
 	if err != nil {
 		return nil, err

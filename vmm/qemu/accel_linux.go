@@ -84,7 +84,7 @@ func probeKVM(ctx context.Context, p plan) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := startBound(cmd, false); err != nil {
+	if err := startBound(cmd, false, nil); err != nil {
 		return err
 	}
 	defer func() {

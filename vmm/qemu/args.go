@@ -143,7 +143,12 @@ func (p *plan) args() []string {
 		if k.bus == "pci" {
 			device += ",romfile=" // no firmware boots from it
 		}
-		a = append(a, "-netdev", fmt.Sprintf("dgram,id=%s,local.type=fd,local.str=%d", id, shareFD+len(p.Shares)+i), "-device", device+slots.next())
+		fd := shareFD + len(p.Shares) + i
+		backend := fmt.Sprintf("dgram,id=%s,local.type=fd,local.str=%d", id, fd)
+		if n.Tap {
+			backend = fmt.Sprintf("tap,id=%s,fd=%d,vhost=off", id, fd)
+		}
+		a = append(a, "-netdev", backend, "-device", device+slots.next())
 	}
 	switch p.jail {
 	case "-chroot":

@@ -176,7 +176,7 @@ func (m *machine) launch(p plan) (*vhostuser.Server, error) {
 	if m.asked {
 		err = vmm.ErrNotRunning
 	} else {
-		err = startBound(cmd, jail != nil) // who may do the one may do the other
+		err = startBound(cmd, jail != nil, p.NetNS) // who may do the one may do the other
 	}
 	if err != nil {
 		_ = mon.close()

@@ -1,10 +1,15 @@
 package qemu
 
 import (
+	"errors"
+	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // starter is the thread that starts all VMMs. PR_SET_PDEATHSIG fires when the
@@ -29,16 +34,37 @@ var starter = sync.OnceValue(func() chan<- func() {
 // (network_namespaces(7)): what it needs of the network it inherits as files, and
 // clients that count the packets in /proc/PID/net/dev of a task's process
 // (nerdctl stats) do not count the host's.
-func startBound(cmd *exec.Cmd, aside bool) error {
+//
+// With ns it runs in that namespace instead.
+func startBound(cmd *exec.Cmd, aside bool, ns *os.File) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Pdeathsig: syscall.SIGKILL,
 		// A terminal's interrupt is for us to handle.
 		Setpgid: true,
 	}
-	if aside {
+	if aside && ns == nil {
 		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNET
 	}
 	result := make(chan error)
-	starter() <- func() { result <- cmd.Start() }
+	starter() <- func() { result <- inNamespace(ns, cmd.Start) }
 	return <-result
+}
+
+// inNamespace calls f with the thread in a network namespace, if one is given. The
+// caller has locked the thread.
+func inNamespace(ns *os.File, f func() error) error {
+	if ns == nil {
+		return f()
+	}
+	own, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = own.Close() }()
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("enter the machine's network namespace: %w", err)
+	}
+	err = f()
+	// Whoever is started by this thread later must not be there too.
+	return errors.Join(err, unix.Setns(int(own.Fd()), unix.CLONE_NEWNET))
 }

@@ -606,7 +606,9 @@ type Interface struct {
 	Addresses []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	Routes    []*Route `protobuf:"bytes,4,rep,name=routes,proto3" json:"routes,omitempty"`
 	// The longest packet in bytes; 0 leaves what the device says.
-	Mtu           uint32 `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	Mtu uint32 `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`
+	// The address that it is to have instead of mac, if not empty.
+	NewMac        []byte `protobuf:"bytes,6,opt,name=new_mac,json=newMac,proto3" json:"new_mac,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -674,6 +676,13 @@ func (x *Interface) GetMtu() uint32 {
 		return x.Mtu
 	}
 	return 0
+}
+
+func (x *Interface) GetNewMac() []byte {
+	if x != nil {
+		return x.NewMac
+	}
+	return nil
 }
 
 type Route struct {
@@ -1213,13 +1222,14 @@ const file_guest_proto_rawDesc = "" +
 	"\x10clock_unix_nanos\x18\x04 \x01(\x03R\x0eclockUnixNanos\x12;\n" +
 	"\n" +
 	"interfaces\x18\x05 \x03(\v2\x1b.applevm.guest.v1.InterfaceR\n" +
-	"interfaces\"\x92\x01\n" +
+	"interfaces\"\xab\x01\n" +
 	"\tInterface\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\fR\x03mac\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\x12/\n" +
 	"\x06routes\x18\x04 \x03(\v2\x17.applevm.guest.v1.RouteR\x06routes\x12\x10\n" +
-	"\x03mtu\x18\x05 \x01(\rR\x03mtu\"C\n" +
+	"\x03mtu\x18\x05 \x01(\rR\x03mtu\x12\x17\n" +
+	"\anew_mac\x18\x06 \x01(\fR\x06newMac\"C\n" +
 	"\x05Route\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\tR\agateway\"\x99\x01\n" +
