@@ -15,18 +15,12 @@ import (
 	"github.com/applevm/applevm/e2e/stack"
 )
 
-// crowdSize is how many containers start at once: 20 with APPLEVM_SOAK set, which
-// takes some minutes on two cores without KVM.
-func crowdSize() int {
-	if os.Getenv("APPLEVM_SOAK") != "" {
-		return 20
-	}
-	return 6
-}
+// TestSoakTwentyAtOnce does it with twenty.
+func TestManyAtOnce(t *testing.T) { manyAtOnce(t, 6) }
 
-// Many containers that start at the same moment all run, each can be entered, and
-// when they are removed, at the same moment too, nothing is left of them.
-func TestManyAtOnce(t *testing.T) {
+// manyAtOnce shows that many containers that start at the same moment all run, each can
+// be entered, and when they are removed, at the same moment too, nothing is left of them.
+func manyAtOnce(t *testing.T, n int) {
 	s := rootStack(t)
 	ctx := t.Context()
 	// What the first container makes once is no leftover.
@@ -34,7 +28,7 @@ func TestManyAtOnce(t *testing.T) {
 	clean(t, s)
 	before := traces(t, s)
 
-	names := make([]string, crowdSize())
+	names := make([]string, n)
 	for i := range names {
 		names[i] = fmt.Sprintf("crowd-%d", i)
 	}

@@ -7,8 +7,15 @@ import (
 	"time"
 )
 
+// ownMounts defines a shell function that prints what /proc/mounts has of the container's root
+// and below it: a host whose root is mounted twice leaves its own mounts in the list, with runc.
+const ownMounts = `
+own() { awk 'FNR==NR {id[FNR]=$1; up[$1]=$2; at[$1]=$5; next}
+	{m=id[FNR]; while (m in up && at[m]!="/") m=up[m]; if (m in up && !(up[m] in up)) print}' /proc/self/mountinfo /proc/mounts; }
+`
+
 // settings prints what the flags of `run` have set.
-const settings = `
+const settings = ownMounts + `
 echo "== --hostname"; hostname; cat /etc/hostname
 echo "== --domainname"; cat /proc/sys/kernel/domainname
 echo "== --add-host"; grep -v '^$' /etc/hosts
@@ -19,12 +26,12 @@ echo "== --user"; id
 echo "== --umask"; umask
 echo "== --ulimit"; ulimit -n; ulimit -Hn; ulimit -c
 echo "== --sysctl"; cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced
-echo "== --shm-size"; df -k /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2,6; grep ' /dev/shm ' /proc/mounts | cut -d' ' -f2-
-echo "== --tmpfs"; grep ' /scratch ' /proc/mounts | cut -d' ' -f2-; stat -c %a /scratch
+echo "== --shm-size"; df -k /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2,6; own | grep ' /dev/shm ' | cut -d' ' -f2-
+echo "== --tmpfs"; own | grep ' /scratch ' | cut -d' ' -f2-; stat -c %a /scratch
 echo "== capabilities"; grep ^Cap /proc/self/status
 echo "== seccomp and privileges"; grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status
 echo "== --oom-score-adj"; cat /proc/self/oom_score_adj
-echo "== mounts"; awk '$2 != "/" {print $2, $3, $4}' /proc/mounts | grep -vE '^/sys/fs/cgroup|^/proc/(acpi|scsi|sysrq-trigger) ' | sed -E 's/,(size=[0-9]+k|nr_inodes=[0-9]+|inode64|gid=5|mode=755)//g; s,^(/etc/[a-z.]*) .*,\1,' | sort
+echo "== mounts"; own | awk '$2 != "/" {print $2, $3, $4}' | grep -vE '^/sys/fs/cgroup|^/proc/(acpi|scsi|sysrq-trigger) ' | sed -E 's/,(size=[0-9]+k|nr_inodes=[0-9]+|inode64|gid=5|mode=755)//g; s,^(/etc/[a-z.]*) .*,\1,' | sort
 echo "== devices"; ls -l /dev | awk '{print $1, $3, $4, $NF}' | sort
 echo "== masked paths"; for f in /proc/kcore /proc/keys /proc/timer_list /proc/sysrq-trigger; do cat $f 2>/dev/null | head -c 1 | wc -c; done; ls /sys/firmware; echo x 2>/dev/null >/proc/sysrq-trigger || echo read-only
 echo "== processes"; ps -eo ppid,user,comm | tr -s ' '
@@ -32,16 +39,18 @@ echo "== namespaces"; for n in ipc mnt net pid uts cgroup user; do readlink /pro
 echo "== network"; ls /sys/class/net; cat /proc/net/route | wc -l
 `
 
-// cgroups prints a container's limits, by cgroup version 2's names or version 1's.
+// limits prints a container's limits, by cgroup version 2's names, or version 1's if that
+// is what the host has. With the latter, nerdctl gives a container no cgroup namespace: its cgroup
+// is somewhere below /sys/fs/cgroup.
 const limits = `
+cd /sys/fs/cgroup$(sed -n s,^0::,,p /proc/self/cgroup) 2>/dev/null; [ -e memory.max ] || cd /sys/fs/cgroup
 show() { for f; do [ -e $f ] && { cat $f; return; }; done; echo none; }
-cd /sys/fs/cgroup
 echo "== --memory"; show memory.max memory/memory.limit_in_bytes
 echo "== --memory-reservation"; show memory.low memory/memory.soft_limit_in_bytes
-echo "== --cpus"; show cpu.max; 
-echo "== --cpu-shares"; show cpu.weight
+echo "== --cpus"; [ -e cpu.max ] && cat cpu.max || echo $(cat cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us)
+echo "== --cpu-shares"; show cpu.weight cpu/cpu.shares
 echo "== --pids-limit"; show pids.max pids/pids.max
-echo "== --cpuset-cpus"; show cpuset.cpus
+echo "== --cpuset-cpus"; show cpuset.cpus.effective cpuset/cpuset.cpus
 `
 
 // sorted makes the order of lines no matter.
@@ -65,6 +74,32 @@ func replacing(pairs ...string) func(string) string {
 	}
 }
 
+// answers keeps what the tests' commands at a terminal have printed.
+func answers(s string) string {
+	return strings.Join(regexp.MustCompile(`(?m)^at\d\b`).FindAllString(s, -1), "\n")
+}
+
+// compose makes the arguments of nerdctl compose, in a project with the file compose.yaml.
+func compose(args ...string) []string {
+	return append([]string{"compose", "-p", "matrix", "-f", "{dir}/compose.yaml"}, args...)
+}
+
+// notCopied leaves out the files that cp has copied into a container, where it can; and the
+// permissions of a file under a mount, which is empty.
+func notCopied(s string) string {
+	return sorted(replacing(`(?m)^.*tmp/(copied|later).*\n?`, "", `etc/(hosts|hostname|resolv.conf) \d+ 0`, "etc/$1")(s))
+}
+
+// composeStates keeps of the JSON that compose ps prints names and states.
+func composeStates(s string) string {
+	var states []string
+	for _, c := range strings.Split(s, "},") {
+		states = append(states, strings.Join(regexp.MustCompile(`"(Name|State|ExitCode)":[^,}]*`).FindAllString(c, -1), " "))
+	}
+	slices.Sort(states)
+	return strings.Join(states, "\n")
+}
+
 func file(name, content string) step { return step{do: writeFile(name, content)} }
 
 // matrix is all scenes.
@@ -82,11 +117,11 @@ var matrix = []scene{
 		{name: "run with no flags", sections: true, args: []string{"run", "--rm", img, "sh", "-c", strings.ReplaceAll(settings, "== ", "== default ")}},
 		{name: "run with limits", sections: true, args: []string{"run", "--rm", "-m", "128m", "--memory-reservation", "64m", "--cpus", "0.5", "--cpu-shares", "512",
 			"--pids-limit", "50", "--cpuset-cpus", "0", img, "sh", "-c", limits}},
-		{name: "--privileged", sections: true, args: []string{"run", "--rm", "--privileged", img, "sh", "-c", `
+		{name: "--privileged", sections: true, args: []string{"run", "--rm", "--privileged", img, "sh", "-c", ownMounts + `
 echo "== --privileged: capabilities"; grep ^Cap /proc/self/status
 echo "== --privileged: seccomp"; grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status
 echo "== --privileged: mount"; mkdir /m && mount -t tmpfs t /m && touch /m/file && ls /m
-echo "== --privileged: /proc and /sys are writable"; sysctl -w kernel.msgmax=8191; grep -E ' /sys ' /proc/mounts | cut -d' ' -f2-
+echo "== --privileged: /proc and /sys are writable"; sysctl -w kernel.msgmax=8191; own | grep -E ' /sys ' | cut -d' ' -f2-
 `}},
 		{name: "--user with --read-only, --init and --entrypoint", sections: true, args: []string{"run", "--rm", "--user", "app", "--read-only", "--init", "--entrypoint", "sh", img, "-c", `
 echo "== --user by name"; id; echo $HOME
@@ -95,6 +130,68 @@ echo "== --init"; cat /proc/1/comm; (sleep 0.1 &) ; sleep 0.5; ps -eo stat,comm 
 `}},
 		{name: "--pid host, --ipc private", args: []string{"run", "--rm", "--pid", "host", "--ipc", "private", img, "sh", "-c",
 			"[ $$ -gt 1 ] && echo own pid is not 1; [ -d /proc/1 ] && echo there is a process 1"}},
+	}},
+	{"more flags", []step{
+		{name: "run with more flags", sections: true, args: []string{"run", "--rm", "--device", "/dev/zero:/dev/myzero:r", "--user", "1234:5678",
+			"--security-opt", "seccomp=unconfined", "--cpu-quota", "30000", "--cpu-period", "60000", "--memory-swap", "256m", "-m", "128m",
+			"--read-only", "--tmpfs", "/run", "--cap-add", "ALL", img, "sh", "-c", `
+echo "== --device"; ls -l /dev/myzero | awk '{print $1, $3, $4, $5, $6}'
+echo "== --user by number"; id
+echo "== seccomp=unconfined"; grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status
+echo "== --cap-add ALL"; grep -E '^Cap(Prm|Bnd)' /proc/self/status
+cd /sys/fs/cgroup$(sed -n s,^0::,,p /proc/self/cgroup) 2>/dev/null; [ -e memory.max ] || cd /sys/fs/cgroup
+echo "== --cpu-quota"; [ -e cpu.max ] && cat cpu.max || echo $(cat cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us)
+echo "== --memory-swap"; [ -e memory.max ] && cat memory.max || cat memory/memory.limit_in_bytes
+`}},
+		{name: "--device: the device cgroup", args: []string{"run", "--rm", "--device", "/dev/zero:/dev/myzero:r", img, "sh", "-c",
+			"head -c 2 /dev/myzero | wc -c; (echo x >/dev/myzero) 2>&1; mknod /sda b 8 0; (: </sda) 2>&1"}},
+		{name: "--init-binary", args: []string{"run", "--rm", "--init-binary", "tini", img, "sh", "-c", "cat /proc/1/comm; exit 3"}},
+		{name: "--init: a signal", args: []string{"run", "-d", "--name", "init", "--init", img, "sh", "-c", "trap 'echo term; exit 4' TERM; echo ready; while :; do sleep 0.1; done"}, only: "code"},
+		{until: "ready", args: []string{"logs", "init"}},
+		{name: "--init: stop", args: []string{"stop", "init"}},
+		{name: "--init: logs", args: []string{"logs", "init"}},
+		{name: "--init: exit code", args: []string{"inspect", "--format", "{{.State.ExitCode}}", "init"}},
+	}},
+	// One can attach only to a container that was run without -d: with it, the output goes to the log alone.
+	{"attach", []step{
+		{name: "run -it and detach", keys: []string{"tick→echo at$((1+1))\n", "at2→\x10\x11"}, normal: answers,
+			args: []string{"run", "-t", "-i", "--name", "tty", img, "sh", "-c", "while sleep 0.3; do echo tick; done & exec sh"}},
+		{name: "run -it and detach: it goes on", args: []string{"inspect", "--format", "{{.State.Status}}", "tty"}},
+		{name: "attach and detach", keys: []string{"tick→echo at$((1+2))\n", "at3→\x10\x11"}, args: []string{"attach", "tty"}, normal: answers},
+		{name: "attach: it goes on", args: []string{"inspect", "--format", "{{.State.Status}}", "tty"}},
+		{name: "attach --detach-keys", keys: []string{"tick→echo at$((1+3))\n", "at4→\x01"}, args: []string{"attach", "--detach-keys", "ctrl-a", "tty"}, normal: answers},
+		{name: "attach and exit", keys: []string{"tick→echo at$((1+4)); exit 5\n", "at5→"}, args: []string{"attach", "tty"}, normal: answers},
+		{name: "attach: its exit code", args: []string{"inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "tty"}},
+		{name: "attach to a stopped container", fails: true, args: []string{"attach", "tty"}, only: "code"},
+	}},
+	{"compose", []step{
+		{do: defaultNetwork},
+		file("compose.yaml", `services:
+  web:
+    image: `+img+`
+    runtime: {runtime}
+    network_mode: none
+    environment: {COLOUR: blue}
+    hostname: box
+    stop_grace_period: 2s
+    command: ["sh", "-c", "echo ready $$COLOUR; trap 'exit 3' TERM; while :; do sleep 0.1; done"]
+  once:
+    image: `+img+`
+    runtime: {runtime}
+    network_mode: none
+    depends_on: [web]
+    command: ["echo", "done"]
+`),
+		{name: "compose up -d", only: "code", args: compose("up", "-d")},
+		{name: "compose ps", args: compose("ps", "-a", "--format", "json"), normal: composeStates},
+		{name: "compose logs", until: "done", args: compose("logs", "--no-color"), normal: sorted},
+		{name: "compose exec", args: compose("exec", "-T", "web", "sh", "-c", "hostname; echo $COLOUR")},
+		{name: "compose exec: exit code", fails: true, only: "code", args: compose("exec", "-T", "web", "sh", "-c", "exit 7")},
+		{name: "compose stop", only: "code", args: compose("stop", "web")},
+		{name: "compose start", only: "code", args: compose("start", "web")},
+		{name: "compose exec after start", args: compose("exec", "-T", "web", "hostname")},
+		{name: "compose down", only: "code", args: compose("down")},
+		{name: "ps -a after compose down", args: []string{"ps", "-aq"}},
 	}},
 	{"run", []step{
 		{name: "run: exit code and output", args: []string{"run", "--rm", img, "sh", "-c", "echo out; echo err >&2; exit 42"}},
@@ -119,7 +216,7 @@ echo "== --init"; cat /proc/1/comm; (sleep 0.1 &) ; sleep 0.5; ps -eo stat,comm 
 	}},
 	{"running", []step{
 		{name: "run -d", args: []string{"run", "-d", "--name", "web", "--hostname", "web", "--label", "app=web", "--health-cmd", "test -e /healthy", "--health-interval", "0s", img, "sh", "-c",
-			"echo ready; echo warned >&2; trap 'echo hup' HUP; trap 'exit 7' TERM; while :; do sleep 0.1; done"}},
+			"echo mine >/tmp/own; mkdir /etc/new; rm /etc/issue; echo ready; echo warned >&2; trap 'echo hup' HUP; trap 'exit 7' TERM; while :; do sleep 0.1; done"}},
 		{name: "logs", until: "warned", args: []string{"logs", "web"}},
 		// Which of two lines on two streams is the last is chance.
 		{name: "logs --tail", only: "code", args: []string{"logs", "--tail", "1", "web"}},
@@ -152,18 +249,22 @@ echo "== --init"; cat /proc/1/comm; (sleep 0.1 &) ; sleep 0.5; ps -eo stat,comm 
 		{name: "cp to a running container: in it", args: []string{"exec", "web", "cat", "/tmp/copied"}},
 		{name: "cp from a running container: no such file", args: []string{"cp", "web:/nosuch", "{dir}/nosuch"}},
 		{name: "update", args: []string{"update", "--memory", "200m", "web"}},
+		{name: "update: it holds", args: []string{"exec", "web", "sh", "-c", `cd /sys/fs/cgroup$(sed -n s,^0::,,p /proc/self/cgroup) 2>/dev/null; [ -e memory.max ] || cd /sys/fs/cgroup; cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes`}},
 		{name: "pause", args: []string{"pause", "web"}},
 		{name: "ps of a paused container", args: []string{"ps", "--format", "{{.Names}} {{.Status}}"}},
+		{name: "diff of a paused container", args: []string{"diff", "web"}, normal: notCopied},
+		{name: "export of a paused container", do: export("web"), normal: notCopied},
 		{name: "exec in a paused container", fails: true, args: []string{"exec", "web", "true"}, only: "code"},
 		{name: "unpause", args: []string{"unpause", "web"}},
 		{name: "kill -s HUP", args: []string{"kill", "-s", "HUP", "web"}},
+		{name: "kill by number", args: []string{"kill", "-s", "1", "web"}},
 		{name: "logs after the signal", until: "hup", args: []string{"logs", "web"}},
 		{name: "rename", args: []string{"rename", "web", "www"}},
 		{name: "run: name in use", fails: true, args: []string{"run", "--name", "www", img, "true"}, only: "code"},
 		{name: "rm of a running container", args: []string{"rm", "www"}},
 		{name: "commit", args: []string{"commit", "www", "matrix:committed"}, normal: replacing("sha256:ID", "DIGEST")},
-		{name: "diff of a running container", args: []string{"diff", "www"}, normal: sorted},
-		{name: "export of a running container", do: export("www")},
+		{name: "diff of a running container", args: []string{"diff", "www"}, normal: notCopied},
+		{name: "export of a running container", do: export("www"), normal: notCopied},
 		{name: "restart", args: []string{"restart", "-t", "5", "www"}},
 		{name: "inspect after restart", args: []string{"inspect", "--format", "{{.State.Status}} {{.RestartCount}}", "www"}},
 		{name: "exec after restart", args: []string{"exec", "www", "ls", "/detached"}},
@@ -172,15 +273,17 @@ echo "== --init"; cat /proc/1/comm; (sleep 0.1 &) ; sleep 0.5; ps -eo stat,comm 
 		{name: "exec in a stopped container", fails: true, args: []string{"exec", "www", "true"}, only: "code"},
 		{name: "top of a stopped container", args: []string{"top", "www"}},
 		{name: "cp from a stopped container", do: copyOut("www:/etc/debian_version")},
-		{name: "cp from a stopped container: its own file", do: copyOut("www:/tmp/copied")},
+		{name: "cp from a stopped container: its own file", do: copyOut("www:/tmp/own")},
+		{name: "cp from a stopped container: a directory to standard output", args: []string{"cp", "www:/etc/default/useradd", "-"}},
+		{name: "cp from a stopped container: no such file", args: []string{"cp", "www:/nosuch", "{dir}/nosuch"}},
 		{name: "cp to a stopped container", do: copyIn("www:/tmp/later")},
-		{name: "diff of a stopped container", args: []string{"diff", "www"}, normal: sorted},
-		{name: "export of a stopped container", do: export("www")},
+		{name: "diff of a stopped container", args: []string{"diff", "www"}, normal: notCopied},
+		{name: "export of a stopped container", do: export("www"), normal: notCopied},
 		{name: "start", args: []string{"start", "www"}},
 		{name: "cp to a stopped container: in it", args: []string{"exec", "www", "cat", "/tmp/later"}},
 		{name: "rm -f", args: []string{"rm", "-f", "www"}},
 		{name: "history", args: []string{"history", "--format", "{{.CreatedBy}} {{.Comment}}", "matrix:committed"}},
-		{name: "run of a committed image", args: []string{"run", "--rm", "matrix:committed", "sh", "-c", "cat /tmp/copied; ls /detached"}},
+		{name: "run of a committed image", args: []string{"run", "--rm", "matrix:committed", "sh", "-c", "cat /tmp/own; ls /detached /etc/issue"}},
 		{name: "rmi", args: []string{"rmi", "matrix:committed"}, normal: replacing("sha256:ID", "DIGEST")},
 	}},
 	{"volumes", []step{
@@ -193,6 +296,7 @@ echo "== --init"; cat /proc/1/comm; (sleep 0.1 &) ; sleep 0.5; ps -eo stat,comm 
 	}},
 	{"create", []step{
 		{name: "create", args: []string{"create", "--name", "made", "-v", "/anonymous", img, "sh", "-c", "echo started >/file; cat /file; ls -d /anonymous"}},
+		{name: "export of a container that was never started", do: export("made"), normal: notCopied},
 		{name: "inspect after create", args: []string{"inspect", "--format", "{{.State.Status}}", "made"}},
 		{name: "start -a", args: []string{"start", "-a", "made"}},
 		{name: "wait", args: []string{"wait", "made"}},

@@ -14,11 +14,24 @@ import (
 	"time"
 )
 
-// writeFile makes a file in the side's directory.
+// writeFile makes a file in the side's directory; "{runtime}" in it is the side's.
 func writeFile(name, content string) func(*side) (result, error) {
 	return func(sd *side) (result, error) {
+		content := strings.ReplaceAll(content, "{runtime}", sd.runtime)
 		return result{}, os.WriteFile(filepath.Join(sd.dir, name), []byte(content), 0o644)
 	}
+}
+
+// defaultNetwork describes nerdctl's default network, which compose would make, with plugins
+// that need not be there, although no container uses it.
+func defaultNetwork(sd *side) (result, error) {
+	dir := filepath.Join(sd.s.Dir, "cni", sd.ns)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return result{}, err
+	}
+	return result{}, os.WriteFile(filepath.Join(dir, "nerdctl-bridge.conflist"), []byte(`{"cniVersion": "1.0.0", "name": "bridge",
+"nerdctlID": "17f29b073143d8cd97b5bbe492bdeffec1c5fee55cc1fe2112c8b9335f8b6121", "nerdctlLabels": {"nerdctl/default-network": "true"},
+"plugins": [{"type": "bridge", "bridge": "nerdctl0"}]}`), 0o644)
 }
 
 // readFiles prints files of the side's directory.

@@ -255,7 +255,7 @@ func (sd *side) step(st step) (result, error) {
 // note makes rows of a result.
 func (sd *side) note(st step, r result) {
 	normal := func(s string) string {
-		s = strings.NewReplacer(sd.dir, "DIR", sd.registry, "REGISTRY", sd.runtime, "RUNTIME", sd.s.Dir, "STACK", "/"+sd.ns+"/", "/NAMESPACE/").Replace(s)
+		s = strings.NewReplacer(sd.dir, "DIR", sd.registry, "REGISTRY", sd.runtime, "RUNTIME", sd.s.Dir, "STACK", "etc/default/", "etc/default/", "/"+sd.ns+"/", "/NAMESPACE/").Replace(s)
 		s = normalise(s)
 		if st.normal != nil {
 			s = st.normal(s)

@@ -4,6 +4,7 @@
 //
 //	<root>/snapshots/<n>/
 //	    fs/            the facade: the mount's source, what clients may read
+//	    view           the mount's source instead, where clients can mount it: a link to all files
 //	    applevm.json   the manifest
 //	    rw.img         the writable image, if the snapshot is active
 //
@@ -27,6 +28,9 @@ const FileName = "applevm.json"
 
 // FacadeDir is the name of the facade directory in a snapshot's directory.
 const FacadeDir = "fs"
+
+// ViewLink is the name of the link to all of a snapshot's files in its directory.
+const ViewLink = "view"
 
 // LayerRoot is the directory within a layer's image that holds the layer's
 // tree. The image's own root also has lost+found, which no container must see.
@@ -127,7 +131,7 @@ func Read(dir string) (Manifest, error) {
 // directory source. It returns ErrNoManifest, wrapped, for any other source.
 func Find(source string) (Manifest, error) {
 	source = filepath.Clean(source)
-	if filepath.Base(source) != FacadeDir {
+	if base := filepath.Base(source); base != FacadeDir && base != ViewLink {
 		return Manifest{}, fmt.Errorf("%s: %w", source, ErrNoManifest)
 	}
 	return Read(filepath.Dir(source))

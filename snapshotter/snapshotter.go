@@ -11,9 +11,11 @@
 //	layers/sha256-<hex>.ext4   one image a layer, shared by all who use it
 //	layers/merged-<hex>.ext4   the lowest layers of a long chain in one image
 //	snapshots/<id>/fs/         the facade, which is the source of the snapshot's mount
+//	snapshots/<id>/view        a link into view/, and the source instead if there is one
 //	snapshots/<id>/applevm.json, rw.img   of a container's snapshot or a view
 //	snapshots/<id>/diffid      names the layer that was applied to the snapshot
 //	snapshots/<id>/merged      names the image of that layer and all below it
+//	view/<id>/                 all of a snapshot's files, where `applevm-snapshotter view` runs
 //	snapshots/<id>/seal        while Commit makes a container's changes that layer
 //
 // A layer's image is complete before the snapshot names it, and Commit is a
@@ -219,7 +221,8 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 	return s.mounts(key, snap)
 }
 
-// mounts returns the one mount of a snapshot: its facade. It never returns
+// mounts returns the one mount of a snapshot: of its facade, or of all its files where
+// clients can mount them. It never returns
 // none, except for isVolumeView: clients take a rootfs without mounts for one
 // without users and silently run the container as root.
 func (s *Snapshotter) mounts(key string, snap storage.Snapshot) ([]mount.Mount, error) {
@@ -234,9 +237,13 @@ func (s *Snapshotter) mounts(key string, snap storage.Snapshot) ([]mount.Mount, 
 	} else if staged {
 		access = "ro"
 	}
+	source, err := s.source(snap.ID)
+	if err != nil {
+		return nil, err
+	}
 	return []mount.Mount{{
 		Type:    "bind",
-		Source:  filepath.Join(s.snapshotDir(snap.ID), manifest.FacadeDir),
+		Source:  source,
 		Options: []string{"rbind", access},
 	}}, nil
 }
@@ -253,7 +260,7 @@ func (s *Snapshotter) idOf(source string) (string, bool) {
 		return "", false
 	}
 	id, rest, ok := strings.Cut(filepath.ToSlash(rel), "/")
-	return id, ok && rest == manifest.FacadeDir && id != ".."
+	return id, ok && (rest == manifest.FacadeDir || rest == manifest.ViewLink) && id != ".."
 }
 
 // snapshotOf finds the snapshot that has these mounts. It returns

@@ -54,6 +54,7 @@ func commands() []command {
 		{"config dump", "", "print the configuration that is in effect: the file and, over it, the flags", configDump},
 		{"convert", "LAYER OUT", "turn a layer (tar, tar.gz, tar.zst; - is standard input) into an ext4 image", convert},
 		{"gc", "", "remove files that belong to no snapshot", gc},
+		{"view", "", "show the files of snapshots to clients that mount them (nerdctl export, diff, cp); Linux, as root", showView},
 		{"inspect", "IMAGE", "describe an ext4 image and list its files", inspect},
 	}
 }

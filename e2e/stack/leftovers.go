@@ -94,7 +94,10 @@ func (s *Stack) Leftovers() []string {
 		left = append(left, "process "+p.String())
 	}
 	for _, m := range s.mounts() {
-		left = append(left, "mount "+m)
+		// The snapshotter's own, as long as it runs.
+		if m != s.path("snapshots", "view") {
+			left = append(left, "mount "+m)
+		}
 	}
 	_ = filepath.WalkDir(s.path("state"), func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() && strings.HasPrefix(path, s.path("state", "io.containerd.runtime.v2.task", Namespace)+"/") {

@@ -19,6 +19,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/applevm/applevm/snapshotter/view"
 )
 
 // Nobody is the user and group that stand for an ordinary user.
@@ -92,8 +94,19 @@ func Start(ctx context.Context, opts Options) (_ *Stack, retErr error) {
 	}
 	snapshotter := s.command(ctx, "applevm-snapshotter")
 	snapshotter.Env = append(snapshotter.Env, opts.Env...)
-	if err := s.daemon(ctx, "snapshotter", snapshotter, s.path("sn.sock")); err != nil {
+	if err := s.daemon(ctx, "snapshotter", snapshotter, serves(s.path("sn.sock"))); err != nil {
 		return nil, err
+	}
+	if runtime.GOOS == "linux" && os.Getuid() == 0 && !s.Unprivileged {
+		err := s.daemon(ctx, "view", s.command(ctx, "applevm-snapshotter", "view"), func() error {
+			if !view.IsMounted(s.path("snapshots")) {
+				return errors.New("it is not mounted")
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	s.env = opts.Env
 	if err := s.StartContainerd(ctx); err != nil {
@@ -106,7 +119,7 @@ func Start(ctx context.Context, opts Options) (_ *Stack, retErr error) {
 func (s *Stack) StartContainerd(ctx context.Context) error {
 	containerd := s.command(ctx, "containerd", "--config", s.path("containerd.toml"))
 	containerd.Env = append(containerd.Env, s.env...)
-	return s.daemon(ctx, "containerd", containerd, s.path("c.sock"))
+	return s.daemon(ctx, "containerd", containerd, serves(s.path("c.sock")))
 }
 
 // KillContainerd ends containerd as a crash does: by SIGKILL, with all that runs left
@@ -312,7 +325,7 @@ func (s *Stack) Close() error {
 // Logs returns the daemons' logs, for a failure's report.
 func (s *Stack) Logs() string {
 	var b bytes.Buffer
-	for _, name := range []string{"snapshotter", "containerd"} {
+	for _, name := range []string{"snapshotter", "view", "containerd"} {
 		text, err := os.ReadFile(s.path(name + ".log"))
 		if err != nil {
 			continue
@@ -330,7 +343,19 @@ type daemon struct {
 	done chan struct{}
 }
 
-func (s *Stack) daemon(ctx context.Context, name string, cmd *exec.Cmd, socket string) error {
+// serves tells whether somebody listens on a unix socket.
+func serves(socket string) func() error {
+	return func() error {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			return err
+		}
+		return conn.Close()
+	}
+}
+
+// daemon starts a daemon and returns once ready says that it serves.
+func (s *Stack) daemon(ctx context.Context, name string, cmd *exec.Cmd, ready func() error) error {
 	log, err := os.OpenFile(s.path(name+".log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
@@ -351,15 +376,15 @@ func (s *Stack) daemon(ctx context.Context, name string, cmd *exec.Cmd, socket s
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
-		conn, err := net.Dial("unix", socket)
+		err := ready()
 		if err == nil {
-			return conn.Close()
+			return nil
 		}
 		select {
 		case <-d.done:
 			return fmt.Errorf("%s ended at its start: %s", name, c.ProcessState)
 		case <-ctx.Done():
-			return fmt.Errorf("%s does not serve on %s: %w", name, socket, err)
+			return fmt.Errorf("%s does not serve: %w", name, err)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}

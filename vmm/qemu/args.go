@@ -58,6 +58,8 @@ type plan struct {
 	accel  string // "kvm", "hvf" or "tcg"
 	// tscKHz is the frequency of the host's time stamp counter, 0 if unknown.
 	tscKHz int
+	// busy says that the host may keep a processor from the guest for long.
+	busy bool
 	// mmioParameter says that the kernel takes virtio_mmio.device=, by which
 	// microvm tells it of devices that no ACPI table describes.
 	mmioParameter bool
@@ -90,10 +92,13 @@ func (p *plan) kind() machineKind {
 		return machineKind{name: "virt", bus: "pci"}
 	case p.mmioParameter && n <= microvmTransports:
 		return machineKind{name: "microvm,acpi=off", bus: "device"}
-	case p.mmioParameter || p.accel != "tcg" || p.tscKHz == 0:
+	case p.mmioParameter || p.accel != "tcg" || p.tscKHz == 0 || p.busy:
 		// A kernel of that kind may do without ACPI, which microvm's PCI needs.
 		// And without tsc_early_khz, a guest on microvm with ACPI has nothing to
-		// calibrate its clock by: its boot stops.
+		// calibrate its clock by: its boot stops. Its timer it measures against that
+		// clock alone; if the host is busy just then the timer is wrong, or given up, and
+		// the guest waits for ever. q35 has a second clock, ACPI's, which puts that right
+		// (calibrate_APIC_clock in the kernel's arch/x86/kernel/apic/apic.c).
 		return q35
 	case n <= microvmTransports:
 		return machineKind{"microvm,acpi=on", "device", true}

@@ -124,6 +124,7 @@ func (m *machine) prepare(ctx context.Context) (plan, error) {
 		}
 		if p.Arch == hostArch() {
 			p.tscKHz = m.drv.cache.tscKHz()
+			p.busy = isBusy()
 		}
 	}
 	if p.jail, err = m.drv.jailOption(ctx, p.binary); err != nil {
