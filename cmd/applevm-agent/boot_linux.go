@@ -19,6 +19,7 @@ func boot() error {
 		what string
 		do   func() error
 	}{
+		{"see whether this is a machine's boot", inInitramfs},
 		{"leave the initramfs's root", leaveRootfs},
 		{"load the kernel's modules", func() error { return modules.LoadAll(modules.Dir) }},
 		{"mount the system's directories", mountSystem},
@@ -29,6 +30,21 @@ func boot() error {
 		if err := step.do(); err != nil {
 			return fmt.Errorf("%s: %w", step.what, err)
 		}
+	}
+	return nil
+}
+
+// inInitramfs refuses every root directory but an initramfs's, before anything is
+// mounted: process 1 is also who is the first of a PID namespace, and that may have
+// the mounts of a host.
+func inInitramfs() error {
+	var st unix.Statfs_t
+	if err := unix.Statfs("/", &st); err != nil {
+		return err
+	}
+	// Linux, Documentation/filesystems/ramfs-rootfs-initramfs.rst: rootfs is one of the two.
+	if st.Type != unix.RAMFS_MAGIC && st.Type != unix.TMPFS_MAGIC {
+		return fmt.Errorf("/ is not an initramfs (statfs(2) says type %#x)", st.Type)
 	}
 	return nil
 }
