@@ -55,6 +55,7 @@ func main() {
 // run readies the machine and serves the host until that hangs up.
 func run(started time.Duration) error {
 	logrus.SetOutput(os.Stderr)
+	logrus.SetFormatter(agent.LogFormat{})
 	logrus.SetLevel(logrus.WarnLevel)
 	if err := boot(); err != nil {
 		return err
