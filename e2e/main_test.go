@@ -35,6 +35,7 @@ type sharedStack struct {
 }
 
 func TestMain(m *testing.M) {
+	oneRoot()
 	code := m.Run()
 	for _, s := range []*sharedStack{&shared.user, &shared.root} {
 		if s.s == nil {

@@ -7,15 +7,8 @@ import (
 	"time"
 )
 
-// ownMounts defines a shell function that prints what /proc/mounts has of the container's root
-// and below it: a host whose root is mounted twice leaves its own mounts in the list, with runc.
-const ownMounts = `
-own() { awk 'FNR==NR {id[FNR]=$1; up[$1]=$2; at[$1]=$5; next}
-	{m=id[FNR]; while (m in up && at[m]!="/") m=up[m]; if (m in up && !(up[m] in up)) print}' /proc/self/mountinfo /proc/mounts; }
-`
-
 // settings prints what the flags of `run` have set.
-const settings = ownMounts + `
+const settings = `
 echo "== --hostname"; hostname; cat /etc/hostname
 echo "== --domainname"; cat /proc/sys/kernel/domainname
 echo "== --add-host"; grep -v '^$' /etc/hosts
@@ -26,12 +19,12 @@ echo "== --user"; id
 echo "== --umask"; umask
 echo "== --ulimit"; ulimit -n; ulimit -Hn; ulimit -c
 echo "== --sysctl"; cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shm_rmid_forced
-echo "== --shm-size"; df -k /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2,6; own | grep ' /dev/shm ' | cut -d' ' -f2-
-echo "== --tmpfs"; own | grep ' /scratch ' | cut -d' ' -f2-; stat -c %a /scratch
+echo "== --shm-size"; df -k /dev/shm | tail -1 | tr -s ' ' | cut -d' ' -f2,6; grep ' /dev/shm ' /proc/mounts | cut -d' ' -f2-
+echo "== --tmpfs"; grep ' /scratch ' /proc/mounts | cut -d' ' -f2-; stat -c %a /scratch
 echo "== capabilities"; grep ^Cap /proc/self/status
 echo "== seccomp and privileges"; grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status
 echo "== --oom-score-adj"; cat /proc/self/oom_score_adj
-echo "== mounts"; own | awk '$2 != "/" {print $2, $3, $4}' | grep -vE '^/sys/fs/cgroup|^/proc/(acpi|scsi|sysrq-trigger) ' | sed -E 's/,(size=[0-9]+k|nr_inodes=[0-9]+|inode64|gid=5|mode=755)//g; s,^(/etc/[a-z.]*) .*,\1,' | sort
+echo "== mounts"; awk '$2 != "/" {print $2, $3, $4}' /proc/mounts | grep -vE '^/sys/fs/cgroup|^/proc/(acpi|scsi|sysrq-trigger) ' | sed -E 's/,(size=[0-9]+k|nr_inodes=[0-9]+|inode64|gid=5|mode=755)//g; s,^(/etc/[a-z.]*) .*,\1,' | sort
 echo "== devices"; ls -l /dev | awk '{print $1, $3, $4, $NF}' | sort
 echo "== masked paths"; for f in /proc/kcore /proc/keys /proc/timer_list /proc/sysrq-trigger; do cat $f 2>/dev/null | head -c 1 | wc -c; done; ls /sys/firmware; echo x 2>/dev/null >/proc/sysrq-trigger || echo read-only
 echo "== processes"; ps -eo ppid,user,comm | tr -s ' '
@@ -117,11 +110,11 @@ var matrix = []scene{
 		{name: "run with no flags", sections: true, args: []string{"run", "--rm", img, "sh", "-c", strings.ReplaceAll(settings, "== ", "== default ")}},
 		{name: "run with limits", sections: true, args: []string{"run", "--rm", "-m", "128m", "--memory-reservation", "64m", "--cpus", "0.5", "--cpu-shares", "512",
 			"--pids-limit", "50", "--cpuset-cpus", "0", img, "sh", "-c", limits}},
-		{name: "--privileged", sections: true, args: []string{"run", "--rm", "--privileged", img, "sh", "-c", ownMounts + `
+		{name: "--privileged", sections: true, args: []string{"run", "--rm", "--privileged", img, "sh", "-c", `
 echo "== --privileged: capabilities"; grep ^Cap /proc/self/status
 echo "== --privileged: seccomp"; grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status
 echo "== --privileged: mount"; mkdir /m && mount -t tmpfs t /m && touch /m/file && ls /m
-echo "== --privileged: /proc and /sys are writable"; sysctl -w kernel.msgmax=8191; own | grep -E ' /sys ' | cut -d' ' -f2-
+echo "== --privileged: /proc and /sys are writable"; sysctl -w kernel.msgmax=8191; grep -E ' /sys ' /proc/mounts | cut -d' ' -f2-
 `}},
 		{name: "--user with --read-only, --init and --entrypoint", sections: true, args: []string{"run", "--rm", "--user", "app", "--read-only", "--init", "--entrypoint", "sh", img, "-c", `
 echo "== --user by name"; id; echo $HOME
