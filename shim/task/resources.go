@@ -144,10 +144,10 @@ func (c *container) update(ctx context.Context, a *anypb.Any) error {
 			c.mu.Unlock()
 		}
 	})
-	if err != nil {
-		return fmt.Errorf("update of container %s: %w", c.id, err)
+	if err != nil && !errdefs.IsUnavailable(err) { // which names the container
+		err = fmt.Errorf("update of container %s: %w", c.id, err)
 	}
-	return nil
+	return err
 }
 
 // Bounds on the events that a guest can cause.
