@@ -66,10 +66,40 @@ ls /made/for /made/tmp`
 	if b, err := os.ReadFile(filepath.Join(top, "ro/from-host")); err != nil || string(b) != "ro\n" {
 		t.Errorf("the read-only directory: %q, %v", b, err)
 	}
-	// A single file is not shared by way of its directory.
-	fails(t, s.CtrRun(t.Context(), append(append([]string{"--rm"}, bindArg(top+"/rw/from-host", "/data")...), img, name(t), "true")...),
-		"writable at /data is not implemented")
 	clean(t, s)
+}
+
+// A file of the host is mounted alone: live, both ways, and with nothing of its
+// directory.
+func TestBindMountsOfFiles(t *testing.T) {
+	s := rootStack(t)
+	dir := t.TempDir()
+	rw, ro := filepath.Join(dir, "rw"), filepath.Join(dir, "ro")
+	for _, f := range []string{rw, ro, filepath.Join(dir, "sibling")} {
+		if err := os.WriteFile(f, []byte(filepath.Base(f)), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id := name(t)
+	t.Cleanup(func() { remove(t, s, id) })
+	args := append(append([]string{"-d"}, bindArg(rw, "/new/rw")...), bindArg(ro, "/etc/motd", "ro")...)
+	must(t, s.CtrRun(t.Context(), append(args, img, id, "sleep", "1000")...))
+	inGuest := func(cmd string) string {
+		return must(t, s.CtrExec(t.Context(), "--exec-id", "x", id, "sh", "-c", cmd))
+	}
+	if got := inGuest("cat /new/rw /etc/motd; ls /new; echo x 2>/dev/null >/etc/motd || echo refused; echo guest >/new/rw; rm /new/rw 2>/dev/null || echo busy"); got != "rwrorw\nrefused\nbusy\n" {
+		t.Errorf("got %q", got)
+	}
+	if b, err := os.ReadFile(rw); err != nil || string(b) != "guest\n" {
+		t.Errorf("on the host: %q, %v", b, err)
+	}
+	if err := os.WriteFile(ro, []byte("changed"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the host's change", func() bool { return inGuest("cat /etc/motd") == "changed" })
+	if b, err := os.ReadFile(filepath.Join(dir, "sibling")); err != nil || string(b) != "sibling" {
+		t.Errorf("the file beside: %q, %v", b, err)
+	}
 }
 
 // The host and a container see each other's changes while both run.

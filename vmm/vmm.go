@@ -110,7 +110,7 @@ type Disk struct {
 	ReadOnly bool
 }
 
-// Share is a directory of the host that the guest can mount as a virtiofs.
+// Share is a directory of the host, or some of its files, that the guest can mount as a virtiofs.
 type Share struct {
 	// Tag is what the guest mounts: 1 to MaxShareTag bytes of [A-Za-z0-9_.-],
 	// unique within the machine.
@@ -118,6 +118,9 @@ type Share struct {
 	// Path is the directory on the host. The guest can reach what is in it,
 	// mounts included, and nothing else.
 	Path string
+	// Files, where Path is empty, are the paths of regular files: the share is a
+	// directory that holds these and nothing else, by the names "0", "1" and so on.
+	Files []string
 	// ReadOnly shares cannot be changed by the guest.
 	ReadOnly bool
 }

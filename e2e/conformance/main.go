@@ -71,7 +71,6 @@ var leftOut = []struct{ suite, test, why string }{
 	{suite: "transfer", why: "copying files by a transfer service in the shim is nerdbox's own protocol; no client of containerd's speaks it to a shim"},
 	{suite: "uds", why: "mounts of type \"uds\" (a socket of the host) are nerdbox's own; not implemented"},
 	{suite: "net", why: "a container without a network namespace is to reach the host's 127.0.0.1: machines have no network of the host's"},
-	{test: "BindMountRead", why: "a host file of 64 MiB, writable: sharing single files of the host is not implemented"},
 }
 
 func run(ctx context.Context, out io.Writer, o options, names []string) error {

@@ -35,14 +35,18 @@ func (c *container) mountShares(spec *specs.Spec) error {
 		if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
-		target := filepath.Join(dir, filepath.Base(m.Source))
+		tag, file, isFile := strings.Cut(m.Source, "/")
+		if isFile && (file == "" || strings.Trim(file, "0123456789") != "") {
+			return invalid("%q is no file of a share", m.Source)
+		}
+		target := filepath.Join(dir, tag)
 		if !slices.Contains(c.shares, target) {
-			if err := mountShare(&guestv1.Share{Tag: m.Source}, target); err != nil {
+			if err := mountShare(&guestv1.Share{Tag: tag}, target); err != nil {
 				return err
 			}
 			c.shares = append(c.shares, target)
 		}
-		m.Type, m.Source = "bind", target
+		m.Type, m.Source = "bind", filepath.Join(target, file)
 		m.Options = append([]string{"rbind"}, slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "bind" || o == "rbind" })...)
 	}
 	if synced = append(synced, c.shares...); len(synced) > 0 {
@@ -66,7 +70,7 @@ func (c *container) unmountShares() error {
 // mountShare mounts a directory that the host shares at target, which it makes.
 func mountShare(s *guestv1.Share, target string) error {
 	tag := s.GetTag()
-	if tag == "" || len(tag) > maxShareTag || strings.Trim(tag, diskIDChars) != "" {
+	if tag == "" || len(tag) > maxShareTag || strings.Trim(tag, diskIDChars) != "" || strings.Trim(tag, ".") == "" {
 		return invalid("%q is no share's tag", tag)
 	}
 	if err := os.Mkdir(target, 0o755); err != nil {

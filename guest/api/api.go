@@ -39,7 +39,8 @@ const ReadyLine = "applevm-agent"
 const UpperDir = "upper"
 
 // ShareMount is the type of a mount in a container's spec whose source is the tag of
-// a directory that the host shares. The guest binds it.
+// a directory that the host shares, or such a tag, a slash and a file in it. The guest
+// binds it.
 const ShareMount = "virtiofs"
 
 // Limits that the receiving side enforces.

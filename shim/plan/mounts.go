@@ -28,8 +28,8 @@ var guestMounts = []string{"proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue"
 var copied = []string{etcHosts, etcHostname, etcResolv}
 
 // mounted is what becomes of a spec's mounts: those that the guest makes, directories
-// of the host that are shared (the guest binds them, by their tags), and files that
-// are copied.
+// and files of the host that are shared (the guest binds them, by their tags), and
+// files that are copied.
 type mounted struct {
 	guest  []specs.Mount
 	shares []vmm.Share
@@ -65,7 +65,8 @@ func mounts(list []specs.Mount, in Input) (mounted, error) {
 	return out, nil
 }
 
-// bind shares a directory, or decides whether a file can be served by a copy.
+// bind shares a directory or a file, or has a file copied that is made for the
+// container.
 func (out *mounted) bind(m specs.Mount, dest string, stat func(string) (fs.FileInfo, error)) error {
 	if !filepath.IsAbs(m.Source) {
 		return invalid("mount source %q of %s is not an absolute path", m.Source, dest)
@@ -81,11 +82,19 @@ func (out *mounted) bind(m specs.Mount, dest string, stat func(string) (fs.FileI
 		})
 		return nil
 	}
-	f, err := copyOf(m, dest, st, readOnly)
-	if err != nil {
-		return err
+	if !st.Mode().IsRegular() {
+		return unsupported("mounting the host's special file %s at %s is not implemented", m.Source, dest)
 	}
-	out.files = append(out.files, f)
+	if slices.Contains(copied, dest) {
+		if st.Size() > api.MaxFile {
+			return unsupported("mounting the host file %s at %s is not implemented for files of more than %d bytes", m.Source, dest, api.MaxFile)
+		}
+		out.files = append(out.files, File{Source: m.Source, Destination: dest, ReadOnly: readOnly})
+		return nil
+	}
+	out.guest = append(out.guest, specs.Mount{
+		Destination: dest, Type: api.ShareMount, Source: out.shareFile(m.Source, readOnly), Options: m.Options,
+	})
 	return nil
 }
 
@@ -103,19 +112,26 @@ func (out *mounted) share(path string, readOnly bool) string {
 	return s.Tag
 }
 
-// copyOf decides whether a bind mount of a file can be served by a copy.
-func copyOf(m specs.Mount, dest string, st fs.FileInfo, readOnly bool) (File, error) {
-	f := File{Source: m.Source, Destination: dest, ReadOnly: readOnly}
-	const later = "sharing single files of the host comes with a later version; mount the directory that it is in"
-	switch {
-	case !st.Mode().IsRegular():
-		return f, unsupported("mounting the host's special file %s at %s is not implemented", m.Source, dest)
-	case !f.ReadOnly && !slices.Contains(copied, dest):
-		return f, unsupported("mounting the host file %s writable at %s is not implemented (read-only works, as a copy): %s", m.Source, dest, later)
-	case st.Size() > api.MaxFile:
-		return f, unsupported("mounting the host file %s at %s is not implemented for files of more than %d bytes: %s", m.Source, dest, api.MaxFile, later)
+// shareFile returns the tag and the name by which the guest finds a file. All files that
+// are mounted in the same way are one device.
+func (out *mounted) shareFile(path string, readOnly bool) string {
+	tag := "files"
+	if readOnly {
+		tag = "files-ro"
 	}
-	return f, nil
+	path = filepath.Clean(path)
+	i := slices.IndexFunc(out.shares, func(s vmm.Share) bool { return s.Tag == tag })
+	if i < 0 {
+		i = len(out.shares)
+		out.shares = append(out.shares, vmm.Share{Tag: tag, ReadOnly: readOnly})
+	}
+	s := &out.shares[i]
+	n := slices.Index(s.Files, path)
+	if n < 0 {
+		n = len(s.Files)
+		s.Files = append(s.Files, path)
+	}
+	return tag + "/" + strconv.Itoa(n)
 }
 
 // maxRequest bounds the spec and the files of one container together, in bytes.

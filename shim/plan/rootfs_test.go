@@ -110,3 +110,38 @@ func TestMountedDirectories(t *testing.T) {
 		t.Errorf("mounts\n%s", text)
 	}
 }
+
+// A file that is mounted is in a share with other such files, not with what lies beside
+// it.
+func TestMountedFiles(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"a", "b"} {
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	p, err := New(input(t, func(s *specs.Spec) {
+		s.Mounts = []specs.Mount{
+			{Destination: "/dir", Type: "bind", Source: dir},
+			{Destination: "/a", Type: "bind", Source: a, Options: []string{"rbind", "ro"}},
+			{Destination: "/b", Type: "bind", Source: b},
+			{Destination: "/b-too", Type: "bind", Source: b, Options: []string{"ro"}},
+			{Destination: "/a-too", Type: "bind", Source: dir + "/./a", Options: []string{"ro"}},
+		}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []vmm.Share{{Tag: "m0", Path: dir}, {Tag: "files-ro", Files: []string{a, b}, ReadOnly: true}, {Tag: "files", Files: []string{b}}}
+	if !reflect.DeepEqual(p.Machine.Shares, want) {
+		t.Errorf("shares %+v, want %+v", p.Machine.Shares, want)
+	}
+	var got []string
+	for _, m := range guestSpecOf(t, p).Mounts {
+		got = append(got, m.Destination+" "+m.Source)
+	}
+	if text := strings.Join(got, ", "); text != "/dir m0, /a files-ro/0, /b files/0, /b-too files-ro/1, /a-too files-ro/0" {
+		t.Errorf("mounts %s", text)
+	}
+}

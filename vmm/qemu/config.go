@@ -68,6 +68,9 @@ func validate(cfg vmm.Config) error {
 		if err := checkName(s.Tag, vmm.MaxShareTag); err != nil {
 			return fmt.Errorf("machine %s: shared directory %s: tag %w", cfg.Name, s.Path, err)
 		}
+		if (s.Path == "") == (len(s.Files) == 0) {
+			return fmt.Errorf("machine %s: share %s is to be a directory or files", cfg.Name, s.Tag)
+		}
 		if seen[s.Tag] {
 			return fmt.Errorf("machine %s: two shared directories are called %q", cfg.Name, s.Tag)
 		}

@@ -36,7 +36,7 @@ func newDevices(vs *vsock.Device, shares []vmm.Share, report func(error)) (_ *de
 		return nil, err
 	}
 	for _, s := range shares {
-		files, err := virtiofs.New(s.Path, s.ReadOnly, report)
+		files, err := newShare(s, report)
 		if err != nil {
 			return nil, err
 		}
@@ -45,6 +45,13 @@ func newDevices(vs *vsock.Device, shares []vmm.Share, report func(error)) (_ *de
 		}
 	}
 	return d, nil
+}
+
+func newShare(s vmm.Share, report func(error)) (*virtiofs.Device, error) {
+	if len(s.Files) > 0 {
+		return virtiofs.NewFiles(s.Files, s.ReadOnly, report)
+	}
+	return virtiofs.New(s.Path, s.ReadOnly, report)
 }
 
 func (d *devices) add(dev vhostuser.Device, files *virtiofs.Device) error {

@@ -55,6 +55,20 @@ func New(path string, readOnly bool, report func(error)) (*Device, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newDevice(fs, report), nil
+}
+
+// NewFiles returns a device that shares regular files, and nothing beside them: its
+// tree is a directory that holds the first by the name "0", the second by "1" and so on.
+func NewFiles(paths []string, readOnly bool, report func(error)) (*Device, error) {
+	fs, err := newFiles(paths, readOnly)
+	if err != nil {
+		return nil, err
+	}
+	return newDevice(fs, report), nil
+}
+
+func newDevice(fs *fileSystem, report func(error)) *Device {
 	d := &Device{queues: [numQueues]*vhostuser.Queue{{}, {}}, fs: fs, report: report}
 	d.idle = sync.NewCond(&d.mu)
 	d.server = fuse.NewProtocolServer(fs, &fuse.MountOptions{
@@ -73,7 +87,7 @@ func New(path string, readOnly bool, report func(error)) (*Device, error) {
 			return fuse.EIO
 		},
 	})
-	return d, nil
+	return d
 }
 
 // Features implements vhostuser.Device.

@@ -33,7 +33,8 @@ type fileSystem struct {
 	fuse.RawFileSystem
 	readOnly bool
 	root     *node
-	limit    int // of descriptors
+	files    map[string]int // descriptors of what is in the root, if that is all there is
+	limit    int            // of descriptors
 
 	mu      sync.Mutex
 	closed  bool
@@ -237,9 +238,23 @@ func openChild(dir *node, name string) (int, error) {
 	})
 }
 
+// child is openChild for directories that there may be no more than an idea of.
+func (fs *fileSystem) child(dir *node, name string) (int, error) {
+	if fs.files == nil || dir != fs.root {
+		return openChild(dir, name)
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fd, ok := fs.files[name]
+	if !ok || fs.closed {
+		return -1, unix.ENOENT
+	}
+	return unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+}
+
 // enter gives the guest the file that dir has under the name.
 func (fs *fileSystem) enter(dir *node, name string, out *fuse.EntryOut) error {
-	fd, err := openChild(dir, name)
+	fd, err := fs.child(dir, name)
 	if err != nil {
 		return err
 	}
@@ -324,6 +339,9 @@ func (fs *fileSystem) close() error {
 	if !fs.closed {
 		fs.closed = true
 		fs.drop(fs.root)
+		for _, fd := range fs.files {
+			_ = unix.Close(fd)
+		}
 	}
 	return nil
 }
