@@ -31,7 +31,7 @@ demo: build guest tools ## run containers in VMs of their own with unmodified ct
 
 .PHONY: test
 test: build guest tools ## run all tests: unit, machine conformance, end to end
-	go test -race -timeout 30m ./...
+	go test -race -timeout 60m ./...
 
 .PHONY: test-short
 test-short: build guest tools ## the same without the slow ones (arm64 guests)
