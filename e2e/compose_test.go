@@ -1,0 +1,55 @@
+package e2e
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/applevm/applevm/e2e/stack"
+)
+
+// TestNerdctlCompose: two services on a network of their own, of which one finds
+// the other by its name.
+func TestNerdctlCompose(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("nerdctl's networks need root: run this with sudo")
+	}
+	// Where plugins keep their state, whatever nerdctl's data directory is.
+	if _, err := os.Stat("/var/lib/cni"); os.IsNotExist(err) {
+		t.Cleanup(func() { _ = os.RemoveAll("/var/lib/cni") })
+	}
+	ns := newNetNS(t)
+	s := newStack(t, stack.Options{NetNS: ns.path()})
+	file := filepath.Join(t.TempDir(), "compose.yaml")
+	if err := os.WriteFile(file, []byte(`name: pair
+services:
+  server:
+    image: `+img+`
+    runtime: io.containerd.applevm.v1
+    command: ["perl", "-e", '`+strings.ReplaceAll(greeter, "$", "$$")+`']
+    ports: ["127.0.0.1:8080:80"]
+  client:
+    image: `+img+`
+    runtime: io.containerd.applevm.v1
+    depends_on: [server]
+    command: ["bash", "-c", "for i in $$(seq 100); do cat </dev/tcp/server/80 && break; sleep 0.2; done; echo; sleep 1000"]
+`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	compose := func(args ...string) []string { return append([]string{"compose", "-f", file}, args...) }
+	t.Cleanup(func() { _ = s.Nerdctl(context.Background(), compose("down")...).Run() })
+	must(t, s.Nerdctl(t.Context(), compose("up", "-d")...))
+	var got string
+	waitFor(t, "the client's greeting", func() bool {
+		got = do(t, s.Nerdctl(t.Context(), "logs", "pair-client-1")).stdout
+		return strings.Contains(got, "hello 10.4.")
+	})
+	waitFor(t, "an answer from the published port", func() bool {
+		got, _ = ns.fetch(t, "127.0.0.1:8080")
+		return strings.HasPrefix(got, "hello ")
+	})
+	must(t, s.Nerdctl(t.Context(), compose("down")...))
+	clean(t, s)
+}
