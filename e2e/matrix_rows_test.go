@@ -311,7 +311,10 @@ echo "== --memory-swap"; [ -e memory.max ] && cat memory.max || cat memory/memor
 		{args: []string{"run", "-d", "--name", "again", "--restart", "on-failure:2", img, "sh", "-c", "echo run; exit 3"}},
 		// nerdctl warns of a task that it does not find between two runs.
 		{name: "--restart on-failure", until: "2 restarts", only: "stdout", args: []string{"inspect", "--format", "{{.RestartCount}} restarts", "again"}},
-		{name: "rm -f of a restarting container", args: []string{"rm", "-f", "again"}},
+		// Else containerd may start it once more while nerdctl removes it, and its shim stays, runc's too.
+		{until: "run\nrun\nrun\n", args: []string{"logs", "again"}},
+		{until: "exited", args: []string{"inspect", "--format", "{{.State.Status}}", "again"}},
+		{name: "rm -f of a container that restarted", args: []string{"rm", "-f", "again"}},
 	}},
 	{"events", []step{
 		{name: "events", do: eventsOf([]string{"run", "--name", "ev", img, "true"}, []string{"rm", "ev"})},
