@@ -157,7 +157,7 @@ func unpackWays(ctx context.Context, dir string) (ways []way, missing map[string
 	if _, err := os.Stat(tar2ext4); err != nil {
 		return nil, nil, fmt.Errorf("%w: run make bench-tools", err)
 	}
-	mkfs, err := mkfsErofs(ctx, dir)
+	mkfs, err := images.MkfsErofs(ctx, dir)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/applevm/applevm/e2e/images"
 	"github.com/applevm/applevm/e2e/stack"
 )
 
@@ -135,6 +136,50 @@ func TestDirectorySnapshotsKeepWhatIsWritten(t *testing.T) {
 	clean(t, s)
 }
 
+// containerd's own erofs snapshotter and differ: the machine's disks are its images.
+func TestErofsSnapshotter(t *testing.T) {
+	mkfs := t.TempDir()
+	if err := images.InstallMkfsErofs(t.Context(), mkfs); err != nil {
+		t.Fatal(err)
+	}
+	archive, err := images.Debian(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newStack(t, stack.Options{Path: mkfs, Erofs: true})
+	if err := s.Import(t.Context(), archive); err != nil {
+		t.Fatal(err)
+	}
+	id := name(t)
+	t.Cleanup(func() { remove(t, s, id) })
+	must(t, runWith(t, s, applevm, "erofs", "-d", img, id, "bash", "-c",
+		`cat /srv/kept 2>/dev/null > /srv/again; grep ' / ' /proc/mounts > /srv/root; rm -f /etc/issue; echo "$RANDOM$RANDOM" > /srv/kept; sync; touch /srv/ready; sleep 1000`))
+	exec := func(cmd ...string) string {
+		return must(t, s.CtrExec(t.Context(), append([]string{"--exec-id", "x", id}, cmd...)...))
+	}
+	ready := func() bool {
+		return s.CtrExec(t.Context(), "--exec-id", "x", id, "rm", "/srv/ready").Run() == nil
+	}
+	waitFor(t, "the files", ready)
+	if root := exec("cat", "/srv/root"); !strings.HasPrefix(root, "overlay ") {
+		t.Errorf("the root file system is %s", root)
+	}
+	if got := exec("sh", "-c", "ls /etc/issue 2>&1; cat /etc/debian_version; stat -c '%a %U' /usr/bin/passwd"); !strings.HasPrefix(got, "ls: cannot access '/etc/issue'") ||
+		!strings.Contains(got, "\n12.") || !strings.HasSuffix(got, "\n4755 root\n") {
+		t.Errorf("its files: %q", got)
+	}
+	kept := exec("cat", "/srv/kept")
+	if got := mountsOf(t, s.Dir); len(got) > 0 {
+		t.Errorf("mounts of the host while the container runs: %q", got)
+	}
+	_ = do(t, s.Ctr(t.Context(), "task", "delete", "--force", id))
+	must(t, s.Ctr(t.Context(), "task", "start", "--fifo-dir", s.Dir+"/fifo", "--detach", id))
+	waitFor(t, "the second run", ready)
+	if again := exec("cat", "/srv/again"); again != kept {
+		t.Errorf("the second run found %q, the first wrote %q", again, kept)
+	}
+}
+
 // snapshotDir is where what a container writes must be found on the host.
 func snapshotDir(t *testing.T, s *stack.Stack, snapshotter, id string) string {
 	t.Helper()
@@ -150,7 +195,8 @@ func snapshotDir(t *testing.T, s *stack.Stack, snapshotter, id string) string {
 	return f[3]
 }
 
-// mountsOf returns the host's mounts below dir.
+// mountsOf returns the host's mounts below dir, but for the view of snapshots, which
+// the stack has all the time.
 func mountsOf(t *testing.T, dir string) (found []string) {
 	t.Helper()
 	b, err := os.ReadFile("/proc/self/mounts")
@@ -158,7 +204,7 @@ func mountsOf(t *testing.T, dir string) (found []string) {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(string(b)) {
-		if strings.Contains(line, dir+"/") {
+		if strings.Contains(line, dir+"/") && !strings.Contains(line, " fuse.applevm ") {
 			found = append(found, line)
 		}
 	}

@@ -43,16 +43,6 @@ func DebianLarge(ctx context.Context) (string, error) {
 	})
 }
 
-// MkfsErofs makes, or finds in the cache, a tar with Debian 13's mkfs.erofs and the
-// libraries it needs. Debian 12's (erofs-utils 1.5, and none in its backports)
-// cannot read a tar, so that containerd does not even load its erofs differ there.
-func MkfsErofs(ctx context.Context) (string, error) {
-	args := []string{"--variant=extract", "--quiet", "--include=erofs-utils", "trixie"}
-	return cached(ctx, "mkfs-erofs.tar", strings.Join(args, "\x00"), func(_, out string) error {
-		return mmdebstrap(ctx, append(args, out)...)
-	})
-}
-
 // writeFile writes what r holds to a new file.
 func writeFile(path string, r io.Reader) error {
 	f, err := os.Create(path)

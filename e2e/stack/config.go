@@ -12,6 +12,14 @@ func (s *Stack) containerdConfig(opts Options) string {
 	if s.Unprivileged {
 		uid = Nobody
 	}
+	differs, erofs := `["applevm-diff", "walking"]`, ""
+	if opts.Erofs {
+		differs = `["applevm-diff", "erofs", "walking"]`
+		erofs = `
+[plugins."io.containerd.snapshotter.v1.erofs"]
+  default_size = "64MB"
+`
+	}
 	return fmt.Sprintf(`version = 3
 root = %[1]q
 state = %[2]q
@@ -51,7 +59,7 @@ disabled_plugins = [
   socket_dir = %[7]q
 
 [plugins."io.containerd.service.v1.diff-service"]
-  default = ["applevm-diff", "walking"]
+  default = %[10]s
 
 [plugins."io.containerd.transfer.v1.local"]
   max_concurrent_unpacks = %[9]d
@@ -63,8 +71,8 @@ disabled_plugins = [
     platform = "linux"
     snapshotter = "overlayfs"
     differ = "walking"
-`, s.path("root"), s.path("state"), s.path("tmp"), s.path("c.sock"), s.path("t.sock"), s.path("sn.sock"), s.path("s"), uid,
-		max(1, opts.Unpacks))
+%[11]s`, s.path("root"), s.path("state"), s.path("tmp"), s.path("c.sock"), s.path("t.sock"), s.path("sn.sock"), s.path("s"), uid,
+		max(1, opts.Unpacks), differs, erofs)
 }
 
 func (s *Stack) applevmConfig(more string) string {

@@ -47,6 +47,12 @@ type Options struct {
 	// NetNS is the path of a network namespace in which everything runs; empty is
 	// the caller's. It needs root.
 	NetNS string
+	// Path is a directory in which the daemons look for programs first.
+	Path string
+	// Erofs has containerd unpack with its erofs differ, which needs a mkfs.erofs that
+	// reads tar (see Path), and makes writable layers of its erofs snapshotter image
+	// files.
+	Erofs bool
 	// GuestDir is the guest image; empty is build/guest/ARCH of the checkout.
 	GuestDir string
 }
@@ -109,6 +115,9 @@ func Start(ctx context.Context, opts Options) (_ *Stack, retErr error) {
 		}
 	}
 	s.env = opts.Env
+	if opts.Path != "" {
+		s.env = append(slices.Clone(s.env), "PATH="+opts.Path+":"+s.searchPath())
+	}
 	if err := s.StartContainerd(ctx); err != nil {
 		return nil, err
 	}
@@ -230,7 +239,7 @@ func (s *Stack) command(ctx context.Context, name string, args ...string) *exec.
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = s.Dir
 	cmd.Env = []string{
-		"PATH=" + s.path("bin") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"PATH=" + s.searchPath(),
 		"HOME=" + s.path("home"),
 		"TMPDIR=" + s.path("tmp"),
 		"XDG_CACHE_HOME=" + s.path("cache"),
@@ -244,6 +253,10 @@ func (s *Stack) command(ctx context.Context, name string, args ...string) *exec.
 		"CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1",
 	}
 	return cmd
+}
+
+func (s *Stack) searchPath() string {
+	return s.path("bin") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 }
 
 // Ctr prepares a ctr command, as the stack's user.

@@ -1,4 +1,4 @@
-package main
+package images
 
 import (
 	"bytes"
@@ -7,18 +7,18 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-
-	"github.com/applevm/applevm/e2e/images"
+	"strings"
 )
 
-// mkfsErofs returns the command of a mkfs.erofs that can read a tar: the system's
+// MkfsErofs returns the command of a mkfs.erofs that can read a tar: the system's
 // if it can, by the test that containerd makes before it loads its erofs differ,
-// else Debian 13's, unpacked to dir and run with its own libraries.
-func mkfsErofs(ctx context.Context, dir string) ([]string, error) {
+// else Debian 13's, unpacked to dir and run with its own libraries. Debian 12's
+// (erofs-utils 1.5, and none in its backports) cannot.
+func MkfsErofs(ctx context.Context, dir string) ([]string, error) {
 	if help, err := exec.CommandContext(ctx, "mkfs.erofs", "--help").CombinedOutput(); err == nil && bytes.Contains(help, []byte("--tar=")) {
 		return []string{"mkfs.erofs"}, nil
 	}
-	tar, err := images.MkfsErofs(ctx)
+	tar, err := erofsUtils(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -36,6 +36,27 @@ func mkfsErofs(ctx context.Context, dir string) ([]string, error) {
 		return nil, err
 	}
 	return []string{loader, "--library-path", filepath.Dir(loader), filepath.Join(root, "usr/bin/mkfs.erofs")}, nil
+}
+
+// InstallMkfsErofs makes a program mkfs.erofs that can read a tar, in dir, for a PATH.
+func InstallMkfsErofs(ctx context.Context, dir string) error {
+	cmd, err := MkfsErofs(ctx, dir)
+	if err != nil {
+		return err
+	}
+	if cmd[0], err = exec.LookPath(cmd[0]); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "mkfs.erofs"), []byte("#!/bin/sh\nexec "+strings.Join(cmd, " ")+` "$@"`+"\n"), 0o755)
+}
+
+// erofsUtils makes, or finds in the cache, a tar with Debian 13's mkfs.erofs and the
+// libraries it needs.
+func erofsUtils(ctx context.Context) (string, error) {
+	args := []string{"--variant=extract", "--quiet", "--include=erofs-utils", "trixie"}
+	return cached(ctx, "mkfs-erofs.tar", strings.Join(args, "\x00"), func(_, out string) error {
+		return mmdebstrap(ctx, append(args, out)...)
+	})
 }
 
 // only returns the one file that matches a pattern.
