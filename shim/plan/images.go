@@ -104,6 +104,10 @@ func (s stack) overlay(options []string) (Rootfs, error) {
 	var lower, upper, work []place
 	for _, o := range options {
 		name, value, _ := strings.Cut(o, "=")
+		if (name == "upperdir" || name == "workdir") && filepath.IsAbs(value) {
+			return Rootfs{}, unsupported("the root filesystem's overlay writes to a directory of the host, %s, over images, which is not implemented: "+
+				`set default_size in containerd's [plugins."io.containerd.snapshotter.v1.erofs"], so that it writes to an image`, value)
+		}
 		var err error
 		switch name {
 		case "lowerdir":

@@ -73,6 +73,7 @@ func TestImagesRefused(t *testing.T) {
 		{"no such image", []*types.Mount{erofsMount("a"), final("lowerdir={{ mount 1 }}")}, errdefs.IsInvalidArgument, "it has 1"},
 		{"a row too long", []*types.Mount{erofsMount("a"), final("lowerdir={{ overlay 0 9999 }}")}, errdefs.IsInvalidArgument, "it has 1"},
 		{"a directory of the host", []*types.Mount{erofsMount("a"), final("lowerdir=/etc")}, errdefs.IsNotImplemented, `"/etc"`},
+		{"changes to a directory of the host", []*types.Mount{erofsMount("a"), final("workdir=/w", "upperdir=/u", "lowerdir={{ mount 0 }}")}, errdefs.IsNotImplemented, "default_size"},
 		{"out of the image", []*types.Mount{erofsMount("a"), final("lowerdir={{ mount 0 }}/../etc")}, errdefs.IsInvalidArgument, "leads out"},
 		{"other changes", []*types.Mount{ext4Mount(), erofsMount("a"), final("lowerdir={{ mount 1 }}", "upperdir={{ mount 0 }}/other", work)}, errdefs.IsNotImplemented, `"other"`},
 		{"changes to a layer", []*types.Mount{erofsMount("a"), final("lowerdir={{ mount 0 }}", up, work)}, errdefs.IsInvalidArgument, "read-only"},
