@@ -284,7 +284,7 @@ echo "== --memory-swap"; [ -e memory.max ] && cat memory.max || cat memory/memor
 		{name: "run -v NAME:DIR:ro", fails: true, args: []string{"run", "--rm", "-v", "kept:/data:ro", img, "sh", "-c", "ls -l --time-style=+ /data; cat /data/link; echo two 2>&1 >/data/file"}},
 		{name: "run --mount type=volume", args: []string{"run", "--rm", "--mount", "type=volume,src=kept,dst=/a/b", img, "sh", "-c", "cat /a/b/file; rm /a/b/link; ls /a/b"}},
 		{name: "run -v NAME:DIR of the image's", args: []string{"run", "--rm", "-v", "fresh:/usr/share/base-files", img, "sh", "-c", "ls /usr/share/base-files | head -3; rmdir /usr/share/base-files 2>/dev/null; true"}},
-		{name: "volume ls", args: []string{"volume", "ls", "-q"}},
+		{name: "volume ls", args: []string{"volume", "ls", "-q"}, normal: sorted},
 		{name: "volume rm", args: []string{"volume", "rm", "kept", "fresh"}},
 	}},
 	{"create", []step{

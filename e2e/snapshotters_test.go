@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -31,6 +32,9 @@ const (
 	runc    = "io.containerd.runc.v2"
 )
 
+// directoryTime is a directory's time in a line of find's.
+var directoryTime = regexp.MustCompile(`^(d \S+ \S+ \S+ \S+) \S+`)
+
 // A container sees the same files in a machine as it does under runc, with the same
 // snapshotter.
 func TestDirectoriesShowTheSameFilesAsUnderRunc(t *testing.T) {
@@ -42,10 +46,16 @@ func TestDirectoriesShowTheSameFilesAsUnderRunc(t *testing.T) {
 		t.Run(snapshotter, func(t *testing.T) {
 			lines := func(runtime string) map[string]bool {
 				set := map[string]bool{}
-				for line := range strings.Lines(must(t, runWith(t, s, runtime, snapshotter, "--rm", img, name(t), "bash", "-c", script))) {
-					if !strings.HasSuffix(line, " / -> \n") { // made with the container
-						set[line] = true
+				// Without a network it gets no files of ours in /etc.
+				out := must(t, runWith(t, s, runtime, snapshotter, "--rm", "--annotation", "dev.applevm.network=none", img, name(t), "bash", "-c", script))
+				for line := range strings.Lines(out) {
+					if strings.HasSuffix(line, " / -> \n") { // made with the container
+						continue
 					}
+					if snapshotter == "native" { // which copies the image, and does not always keep directories' times
+						line = directoryTime.ReplaceAllString(line, "$1 -")
+					}
+					set[line] = true
 				}
 				return set
 			}

@@ -135,15 +135,22 @@ func setInterfaces(ctx context.Context, list []iface, from, to netns.NsHandle) e
 		return fmt.Errorf("open the container's network configuration: %w", err)
 	}
 	defer target.Close()
+	// All of them first get names that no other has: the kernel finds devices in any
+	// order, so that one's name may be what another is to be called.
+	for i, f := range list {
+		if err := f.move(ctx, source, to, fmt.Sprintf("moving%d", i)); err != nil {
+			return fmt.Errorf("network interface %s (%s): %w", f.name, f.mac, err)
+		}
+	}
 	for _, f := range list {
-		if err := f.set(ctx, source, target, to); err != nil {
+		if err := f.set(ctx, target); err != nil {
 			return fmt.Errorf("network interface %s (%s): %w", f.name, f.mac, err)
 		}
 	}
 	return nil
 }
 
-func (f iface) set(ctx context.Context, source, target *netlink.Handle, to netns.NsHandle) error {
+func (f iface) move(ctx context.Context, source *netlink.Handle, to netns.NsHandle, name string) error {
 	link, err := findLink(ctx, source, f.mac)
 	if err != nil {
 		return err
@@ -152,10 +159,18 @@ func (f iface) set(ctx context.Context, source, target *netlink.Handle, to netns
 	if err := source.LinkSetDown(link); err != nil {
 		return fmt.Errorf("take it down: %w", err)
 	}
+	if err := source.LinkSetName(link, name); err != nil {
+		return fmt.Errorf("rename %s: %w", link.Attrs().Name, err)
+	}
 	if err := source.LinkSetNsFd(link, int(to)); err != nil {
 		return fmt.Errorf("move it into the container: %w", err)
 	}
-	if link, err = findLink(ctx, target, f.mac); err != nil { // it may have another number there
+	return nil
+}
+
+func (f iface) set(ctx context.Context, target *netlink.Handle) error {
+	link, err := findLink(ctx, target, f.mac) // it may have another number there
+	if err != nil {
 		return err
 	}
 	if link.Attrs().Name != f.name {

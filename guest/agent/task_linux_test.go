@@ -718,7 +718,7 @@ func TestShutdownLeavesCleanDisks(t *testing.T) {
 			t.Errorf("the file system is not clean: %s", out)
 		}
 		if !strings.Contains(left, f.Writable.Disk) {
-			t.Errorf("disk %s is unmounted", f.Writable.Disk)
+			t.Errorf("disk %s is unmounted: %q of %s", f.Writable.Disk, left, h.Dir)
 		}
 	}
 	if strings.Contains(left, unfrozen.Writable.Disk) {
