@@ -88,7 +88,7 @@ func removeCgroups() {
 // mountsBelow lists the mount points below dir.
 func mountsBelow(t *testing.T, dir string) []string {
 	t.Helper()
-	b, err := os.ReadFile("/proc/self/mountinfo")
+	b, err := os.ReadFile("/proc/thread-self/mountinfo") // the first thread may be locked to another namespace for good
 	if err != nil {
 		t.Fatal(err)
 	}
