@@ -362,19 +362,15 @@ func TestTerminal(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Ctrl-C goes to the job in the foreground, Ctrl-D ends the shell.
-		if _, err := r.In.Write([]byte("stty size; sleep 1000\n")); err != nil {
+		if _, err := r.In.Write([]byte("stty size; sh -c \"echo in fore''ground; exec sleep 1000\"\n")); err != nil {
 			t.Fatal(err)
 		}
 		r.Stdout.WaitFor(t, "25 80\r\n")
-		for range 100 { // until sleep is in the foreground
-			if _, err := r.In.Write([]byte("\x03")); err != nil {
-				t.Fatal(err)
-			}
-			if strings.Count(r.Stdout.String(), "^C") > 0 {
-				break
-			}
-			time.Sleep(20 * time.Millisecond)
+		r.Stdout.WaitFor(t, "in foreground\r\n")
+		if _, err := r.In.Write([]byte("\x03")); err != nil {
+			t.Fatal(err)
 		}
+		r.Stdout.WaitFor(t, "^C")
 		if _, err := r.In.Write([]byte("\nexit 6\n")); err != nil {
 			t.Fatal(err)
 		}
