@@ -1,13 +1,13 @@
 package agent
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -66,36 +66,7 @@ func forward(c net.Conn) {
 	}
 	tcp := local.(*net.TCPConn)
 	defer func() { _ = tcp.Close() }()
-	var wg sync.WaitGroup
-	fail := func() {
-		_ = tcp.SetLinger(0)
-		_ = tcp.Close()
-		_ = c.Close()
-	}
-	wg.Go(func() {
-		if _, err := in.WriteTo(tcp); err != nil || tcp.CloseWrite() != nil {
-			fail()
-		}
-	})
-	wg.Go(func() {
-		out := stream.NewWriter(c)
-		for {
-			n, err := tcp.Read(out.Buffer())
-			if serr := out.Send(n); serr != nil {
-				fail()
-				return
-			}
-			switch {
-			case errors.Is(err, io.EOF):
-				_ = out.Close()
-				return
-			case err != nil:
-				fail()
-				return
-			}
-		}
-	})
-	wg.Wait()
+	stream.Relay(context.Background(), c, in, stream.NewWriter(c), tcp)
 	// The host closes when it has read the end.
 	_ = c.SetReadDeadline(time.Now().Add(targetTimeout))
 	_, _ = c.Read(make([]byte, 1))

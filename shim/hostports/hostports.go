@@ -13,7 +13,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -205,48 +204,24 @@ func (p *Ports) carry(client *net.TCPConn, to netip.AddrPort) {
 		return
 	}
 	defer func() { _ = guest.Close() }()
-	fail := func() {
-		reset(client)
-		_ = guest.Close()
-	}
-	stop := context.AfterFunc(p.ctx, fail)
+	// The end of p must end the first write too, before Relay sees to it.
+	stop := context.AfterFunc(p.ctx, func() { _ = guest.Close() })
 	defer stop()
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := send(guest, client, to); err != nil {
-			fail()
-		}
-	})
-	wg.Go(func() {
-		if _, err := stream.NewReader(guest).WriteTo(client); err != nil || client.CloseWrite() != nil {
-			fail()
-		}
-	})
-	wg.Wait()
+	out := stream.NewWriter(guest)
+	if _, err := out.Write(forwardTo(to)); err != nil {
+		reset(client)
+		return
+	}
+	stream.Relay(p.ctx, guest, stream.NewReader(guest), out, client)
 }
 
-// send tells the agent where to, and then what the client sends.
-func send(guest net.Conn, client *net.TCPConn, to netip.AddrPort) error {
+// forwardTo is what tells the agent where to (api.ForwardPort).
+func forwardTo(to netip.AddrPort) []byte {
 	family := byte(api.ForwardIPv4)
 	if to.Addr().Is6() {
 		family = api.ForwardIPv6
 	}
-	out := stream.NewWriter(guest)
-	if _, err := out.Write([]byte{family, byte(to.Port() >> 8), byte(to.Port())}); err != nil {
-		return err
-	}
-	for {
-		n, err := client.Read(out.Buffer())
-		if serr := out.Send(n); serr != nil {
-			return serr
-		}
-		if errors.Is(err, io.EOF) {
-			return out.Close()
-		}
-		if err != nil {
-			return err
-		}
-	}
+	return []byte{family, byte(to.Port() >> 8), byte(to.Port())}
 }
 
 // reset ends a client's connection so that it learns that this was not in order.
