@@ -30,17 +30,7 @@ type guestClock struct {
 // startClock runs cmd, which is to run tellTime.
 func startClock(t *testing.T, cmd *exec.Cmd) guestClock {
 	t.Helper()
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in, out := started(t, cmd)
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	return guestClock{in, bufio.NewReader(out), func() { _ = cmd.Process.Kill() }}
 }

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"slices"
@@ -35,7 +36,6 @@ type sharedStack struct {
 }
 
 func TestMain(m *testing.M) {
-	oneRoot()
 	code := m.Run()
 	for _, s := range []*sharedStack{&shared.user, &shared.root} {
 		if s.s == nil {
@@ -149,6 +149,31 @@ func do(t *testing.T, cmd *exec.Cmd) result {
 		t.Fatalf("%s: %v\nstdout: %s\nstderr: %s", strings.Join(cmd.Args, " "), err, &stdout, &stderr)
 	}
 	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// started starts cmd with pipes to its standard input and output.
+func started(t *testing.T, cmd *exec.Cmd) (in io.WriteCloser, out io.ReadCloser) {
+	t.Helper()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err = cmd.StdoutPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return in, out
+}
+
+// piped is started, for what is over within limit.
+func piped(t *testing.T, cmd *exec.Cmd) (in io.WriteCloser, out io.ReadCloser) {
+	t.Helper()
+	in, out = started(t, cmd)
+	timer := time.AfterFunc(limit, func() { _ = cmd.Process.Kill() })
+	t.Cleanup(func() { timer.Stop() })
+	return in, out
 }
 
 // must runs cmd and requires exit code 0; it returns the standard output.

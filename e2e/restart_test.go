@@ -125,19 +125,9 @@ func (l eventLog) of(t *testing.T, id string) []string {
 func attached(t *testing.T, s *stack.Stack, id, line string) {
 	t.Helper()
 	attach := s.Ctr(t.Context(), "task", "attach", id)
-	in, err := attach.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := attach.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := attach.Start(); err != nil {
-		t.Fatal(err)
-	}
+	in, out := piped(t, attach)
+	// The client is killed: nothing tells the container.
 	defer func() { _ = attach.Process.Kill(); _ = attach.Wait() }()
-	defer time.AfterFunc(limit, func() { _ = attach.Process.Kill() }).Stop()
 	_, _ = io.WriteString(in, line+"\n")
 	want := "got " + line + "\n"
 	got := make([]byte, len(want))

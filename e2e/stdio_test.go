@@ -210,19 +210,7 @@ func TestExecStdio(t *testing.T) {
 		// is before its exec has been made: the test's ends once the process runs.
 		t.Run("empty input ends", func(t *testing.T) {
 			cmd := exec("sh", "-c", "echo ready; wc -c")
-			in, err := cmd.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			out, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			timer := time.AfterFunc(limit, func() { _ = cmd.Process.Kill() })
-			defer timer.Stop()
+			in, out := piped(t, cmd)
 			ready := make([]byte, len("ready\n"))
 			if _, err := io.ReadFull(out, ready); err != nil {
 				t.Error(err)
@@ -290,29 +278,7 @@ func TestAttachAndDetach(t *testing.T) {
 		t.Cleanup(func() { remove(t, s, id) })
 		must(t, ctrRun(t, s, rt, "-d", img, id, "sh", "-c", "while read line; do echo \"got $line\"; done; echo end"))
 		for _, text := range []string{"one", "two"} {
-			attach := s.Ctr(t.Context(), "task", "attach", id)
-			in, err := attach.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			out, err := attach.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := attach.Start(); err != nil {
-				t.Fatal(err)
-			}
-			timer := time.AfterFunc(limit, func() { _ = attach.Process.Kill() })
-			_, _ = io.WriteString(in, text+"\n")
-			want := "got " + text + "\n"
-			got := make([]byte, len(want))
-			if _, err := io.ReadFull(out, got); err != nil || string(got) != want {
-				t.Errorf("%q, %v", got, err)
-			}
-			// The client is killed: nothing tells the container.
-			_ = attach.Process.Kill()
-			_ = attach.Wait()
-			timer.Stop()
+			attached(t, s, id, text)
 			if out := must(t, s.Ctr(t.Context(), "task", "list")); !strings.Contains(out, "RUNNING") {
 				t.Fatalf("after a client's end: %s", out)
 			}
