@@ -176,7 +176,7 @@ echo "== --memory-swap"; [ -e memory.max ] && cat memory.max || cat memory/memor
     command: ["echo", "done"]
 `),
 		{name: "compose up -d", only: "code", args: compose("up", "-d")},
-		{name: "compose ps", args: compose("ps", "-a", "--format", "json"), normal: composeStates},
+		{name: "compose ps", until: `"exited"`, args: compose("ps", "-a", "--format", "json"), normal: composeStates},
 		{name: "compose logs", until: "done", args: compose("logs", "--no-color"), normal: sorted},
 		{name: "compose exec", args: compose("exec", "-T", "web", "sh", "-c", "hostname; echo $COLOUR")},
 		{name: "compose exec: exit code", fails: true, only: "code", args: compose("exec", "-T", "web", "sh", "-c", "exit 7")},

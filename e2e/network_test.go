@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -117,12 +118,16 @@ func TestUserNetwork(t *testing.T) {
 			t.Run("addresses", func(t *testing.T) {
 				got := in("cat /proc/net/route /proc/net/if_inet6 /proc/net/ipv6_route /sys/class/net/eth0/mtu")
 				for _, want := range []string{
-					"eth0\t00000000\t017FA8C0", "fd6170706c65766d0000000000000002 02 40", "\n65520\n",
+					"eth0\t00000000\t017FA8C0", "\n65520\n",
 					"00000000000000000000000000000000 00 00000000000000000000000000000000 00 fd6170706c65766d0000000000000001",
 				} {
 					if !strings.Contains(strings.ReplaceAll(got, "    ", " "), want) && !strings.Contains(got, want) {
 						t.Errorf("%q is not in\n%s", want, got)
 					}
+				}
+				// The interface's number is the kernel's choice, the prefix's length (64) is ours.
+				if !regexp.MustCompile(`(?m)^fd6170706c65766d0000000000000002 0\d 40 .* eth0$`).MatchString(got) {
+					t.Errorf("no address with a prefix of 64 bits in\n%s", got)
 				}
 			})
 			t.Run("names", func(t *testing.T) {
