@@ -15,6 +15,7 @@ type dirWriter struct {
 	self, parent uint32 // inode numbers
 	seed         uint32 // the inode's checksum seed
 	hashSeed     [4]uint32
+	buf          []byte                   // room for a block; the caller may use it again
 	emit         func(block []byte) error // stores the next block
 }
 
@@ -29,7 +30,7 @@ func (w *dirWriter) write(entries []dirent) (blocks int, indexed bool, err error
 			return n, true, err
 		}
 	}
-	d := newDirBlock(make([]byte, blockSize))
+	d := newDirBlock(w.buf)
 	d.add(dirent{".", w.self, ftDir})
 	d.add(dirent{"..", w.parent, ftDir})
 	for _, e := range entries {

@@ -260,6 +260,7 @@ func (e *emptyImage) dirs() error {
 			self:   d.self,
 			parent: inoRoot,
 			seed:   inodeSeed(e.seed, d.self, 0),
+			buf:    make([]byte, blockSize),
 			emit:   func(b []byte) error { return e.writeBlock(b, d.block) },
 		}
 		if _, _, err := w.write(d.entries); err != nil {

@@ -22,6 +22,10 @@ type finisher struct {
 
 	inodes []*inode // by number, from inoRoot on; nil for reserved ones
 	trees  map[uint32]extentTree
+
+	// Room that every directory uses again: a layer may have many thousands.
+	block   [blockSize]byte
+	entries []dirent
 }
 
 // extentTree is the i_block of a file whose extents do not fit there.
@@ -156,7 +160,7 @@ func (f *finisher) directories() error {
 }
 
 func (f *finisher) directory(n *inode) error {
-	entries := make([]dirent, 0, len(n.dir.entries))
+	entries := f.entries[:0]
 	n.links = 2
 	for _, e := range n.dir.entries {
 		if e.node == nil {
@@ -170,12 +174,14 @@ func (f *finisher) directory(n *inode) error {
 	if n.links > maxLinks {
 		n.links = 1 // dir_nlink: too many to count
 	}
+	f.entries = entries
 	logical := uint32(0)
 	dw := dirWriter{
 		self:     n.ino,
 		parent:   n.dir.parent.ino,
 		seed:     inodeSeed(f.seed, n.ino, 0),
 		hashSeed: f.super.HashSeed,
+		buf:      f.block[:],
 		emit: func(b []byte) error {
 			num, err := f.out.writeBlock(b)
 			n.extents = appendExtent(n.extents, logical, uint32(num), 1)
