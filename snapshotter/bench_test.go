@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/applevm/applevm/snapshotter/internal/tartest"
+	"github.com/applevm/applevm/internal/tartest"
 )
 
 // BenchmarkPrepare is the time to make a container's snapshot, with its

@@ -13,11 +13,11 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/applevm/applevm/internal/tartest"
 	"github.com/applevm/applevm/manifest"
 	"github.com/applevm/applevm/snapshotter/ext4"
 	"github.com/applevm/applevm/snapshotter/internal/sparsetar"
 	"github.com/applevm/applevm/snapshotter/internal/sparsetar/sparsetest"
-	"github.com/applevm/applevm/snapshotter/internal/tartest"
 	"github.com/applevm/applevm/snapshotter/union"
 )
 

@@ -16,9 +16,9 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/applevm/applevm/internal/tartest"
 	"github.com/applevm/applevm/manifest"
 	"github.com/applevm/applevm/snapshotter/ext4"
-	"github.com/applevm/applevm/snapshotter/internal/tartest"
 )
 
 func TestNewRemovesGarbage(t *testing.T) {

@@ -19,8 +19,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/applevm/applevm/internal/tartest"
 	"github.com/applevm/applevm/manifest"
-	"github.com/applevm/applevm/snapshotter/internal/tartest"
 )
 
 const testSize = 1 << 30

@@ -11,6 +11,7 @@ import (
 
 	"github.com/applevm/applevm/config"
 	"github.com/applevm/applevm/e2e/stack"
+	"github.com/applevm/applevm/internal/shortdir"
 )
 
 // findingLine is the form of a line that check prints.
@@ -81,7 +82,7 @@ func TestCheckOfAReadyHost(t *testing.T) {
 // TestCheckAsAnotherUser runs check where nothing is set up, as a user who may
 // not do what is needed.
 func TestCheckAsAnotherUser(t *testing.T) {
-	dir := shortDir(t)
+	dir := shortdir.New(t)
 	self, err := os.ReadFile(os.Args[0])
 	if err != nil {
 		t.Fatal(err)

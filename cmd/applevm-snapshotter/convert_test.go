@@ -13,6 +13,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/applevm/applevm/internal/tartest"
 	"github.com/applevm/applevm/snapshotter/ext4"
 )
 
@@ -62,17 +63,17 @@ func readImage(t *testing.T, image string) *ext4.FS {
 }
 
 func TestConvert(t *testing.T) {
-	plain := makeTar(t, dir("etc"), file("etc/passwd", "root:x:0:0"), file("big", strings.Repeat("data", 1<<20)))
+	plain := tartest.Tar(t, tartest.Dir("etc"), tartest.File("etc/passwd", "root:x:0:0"), tartest.File("big", strings.Repeat("data", 1<<20)))
 	diffID := digest.FromBytes(plain).String() + "\n"
 	tests := []struct {
 		name string // says nothing of the compression that is true
 		blob []byte
 	}{
 		{"layer.tar", plain},
-		{"layer.tar.zst", compressGzip(t, plain)},
-		{"layer.tar.gz", compressZstd(t, plain)},
-		{"two members", append(compressGzip(t, plain[:1000]), compressGzip(t, plain[1000:])...)},
-		{"empty", makeTar(t)},
+		{"layer.tar.zst", tartest.Gzip(t, plain)},
+		{"layer.tar.gz", tartest.Zstd(t, plain)},
+		{"two members", append(tartest.Gzip(t, plain[:1000]), tartest.Gzip(t, plain[1000:])...)},
+		{"empty", tartest.Tar(t)},
 	}
 	for _, tt := range tests {
 		for _, stdin := range []bool{false, true} {
@@ -109,8 +110,8 @@ func TestConvert(t *testing.T) {
 
 // TestConvertRefuses checks the line of error, and that nothing is left.
 func TestConvertRefuses(t *testing.T) {
-	plain := makeTar(t, file("f", strings.Repeat("data", 10_000)))
-	gz, zst := compressGzip(t, plain), compressZstd(t, plain)
+	plain := tartest.Tar(t, tartest.File("f", strings.Repeat("data", 10_000)))
+	gz, zst := tartest.Gzip(t, plain), tartest.Zstd(t, plain)
 	damaged := bytes.Clone(gz)
 	damaged[len(damaged)-5] ^= 1
 	damagedZst := bytes.Clone(zst)
@@ -120,7 +121,7 @@ func TestConvertRefuses(t *testing.T) {
 		blob []byte
 		want string
 	}{
-		{"escape.tar", makeTar(t, file("../x", "")), `".."`},
+		{"escape.tar", tartest.Tar(t, tartest.File("../x", "")), `".."`},
 		{"not a tar", bytes.Repeat([]byte("junk"), 1000), "damaged"},
 		{"cut.tar", plain[:5000], "truncated"},
 		{"cut.tar.gz", gz[:len(gz)/2], "truncated"},
@@ -129,7 +130,7 @@ func TestConvertRefuses(t *testing.T) {
 		{"damaged.tar.gz", damaged, "checksum"},
 		{"damaged.tar.zst", damagedZst, "CRC"},
 		{"trailing.tar.gz", append(bytes.Clone(gz), "rubbish"...), ""},
-		{"line\nend.tar", makeTar(t, file("../x", "")), `line\nend.tar`},
+		{"line\nend.tar", tartest.Tar(t, tartest.File("../x", "")), `line\nend.tar`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -148,7 +149,7 @@ func TestConvertRefuses(t *testing.T) {
 }
 
 func TestConvertNeverOverwrites(t *testing.T) {
-	layer := write(t, "layer.tar", makeTar(t, file("f", "x")))
+	layer := write(t, "layer.tar", tartest.Tar(t, tartest.File("f", "x")))
 	dir := t.TempDir()
 	exists, link := filepath.Join(dir, "file"), filepath.Join(dir, "link")
 	if err := os.WriteFile(exists, []byte("mine"), 0o600); err != nil {
@@ -189,7 +190,7 @@ func TestConvertCanBeInterrupted(t *testing.T) {
 	go func() {
 		done <- run(ctx, []string{"convert", "-", filepath.Join(to, "out")}, in, io.Discard)
 	}()
-	if _, err := w.Write(makeTar(t, file("f", "x"))[:700]); err != nil {
+	if _, err := w.Write(tartest.Tar(t, tartest.File("f", "x"))[:700]); err != nil {
 		t.Fatal(err)
 	}
 	cancel()

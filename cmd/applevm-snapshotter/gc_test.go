@@ -10,20 +10,10 @@ import (
 	"testing"
 
 	"github.com/applevm/applevm/config"
+	"github.com/applevm/applevm/internal/shortdir"
 	"github.com/applevm/applevm/snapshotter"
 	"github.com/applevm/applevm/snapshotter/daemon"
 )
-
-// shortDir is a directory whose name leaves room for a socket's.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
 
 // startDaemon runs a daemon in this process until the test ends.
 func startDaemon(t *testing.T, cfg config.Snapshotter) {
@@ -65,7 +55,7 @@ func makeRoot(t *testing.T, root string) {
 func TestGC(t *testing.T) {
 	t.Setenv(config.Env, "")
 	for _, withDaemon := range []bool{false, true} {
-		dir := shortDir(t)
+		dir := shortdir.New(t)
 		cfg := config.Default().Snapshotter
 		cfg.Root, cfg.Address, cfg.ContainerdAddress = filepath.Join(dir, "root"), filepath.Join(dir, "s.sock"), filepath.Join(dir, "c.sock")
 		makeRoot(t, cfg.Root)
@@ -114,7 +104,7 @@ func TestGC(t *testing.T) {
 
 func TestGCRefuses(t *testing.T) {
 	t.Setenv(config.Env, "")
-	dir := shortDir(t)
+	dir := shortdir.New(t)
 	foreign := filepath.Join(dir, "layers", "precious")
 	if err := os.MkdirAll(foreign, 0o700); err != nil {
 		t.Fatal(err)

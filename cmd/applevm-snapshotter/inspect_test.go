@@ -13,31 +13,32 @@ import (
 	"testing"
 	"unicode"
 
+	"github.com/applevm/applevm/internal/tartest"
 	"github.com/applevm/applevm/snapshotter/ext4"
 )
 
 // convertLayer makes the image of a layer with the program itself.
-func convertLayer(t *testing.T, entries ...entry) (image string) {
+func convertLayer(t *testing.T, entries ...tartest.Entry) (image string) {
 	t.Helper()
 	image = filepath.Join(t.TempDir(), "layer.ext4")
-	if _, err := output(t, "convert", write(t, "layer.tar", makeTar(t, entries...)), image); err != nil {
+	if _, err := output(t, "convert", write(t, "layer.tar", tartest.Tar(t, entries...)), image); err != nil {
 		t.Fatal(err)
 	}
 	return image
 }
 
 func TestInspectLayer(t *testing.T) {
-	setuid := file("bin/su", "12345")
+	setuid := tartest.File("bin/su", "12345")
 	setuid.Mode = 0o4755
 	setuid.Uid, setuid.Gid = 1000, 70000
 	setuid.PAXRecords = map[string]string{"SCHILY.xattr.user.b": "1", "SCHILY.xattr.security.capability": "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"}
-	link := header(tar.TypeSymlink, "link", 0o777)
+	link := tartest.NewEntry(tar.TypeSymlink, "link", 0o777)
 	link.Linkname = "bin/su"
-	null := header(tar.TypeChar, "null", 0o666)
+	null := tartest.NewEntry(tar.TypeChar, "null", 0o666)
 	null.Devmajor, null.Devminor = 1, 3
-	tmp := dir("tmp")
+	tmp := tartest.Dir("tmp")
 	tmp.Mode = 0o1777
-	image := convertLayer(t, setuid, link, null, tmp, header(tar.TypeFifo, "pipe", 0o6600), file("gone/.wh.x", ""))
+	image := convertLayer(t, setuid, link, null, tmp, tartest.NewEntry(tar.TypeFifo, "pipe", 0o6600), tartest.File("gone/.wh.x", ""))
 
 	out, err := output(t, "inspect", image)
 	if err != nil {
@@ -87,14 +88,14 @@ c---------         0:0        0:0 1970-01-01T00:00:00Z root/gone/x
 
 // TestInspectIsSafeForTerminals lists names made to confuse.
 func TestInspectIsSafeForTerminals(t *testing.T) {
-	link := header(tar.TypeSymlink, "l", 0o777)
+	link := tartest.NewEntry(tar.TypeSymlink, "l", 0o777)
 	link.Linkname = "\x1b]0;title\x07"
-	attr := file("attr", "")
+	attr := tartest.File("attr", "")
 	attr.PAXRecords = map[string]string{"SCHILY.xattr.user.\x1b[2J": "1"}
 	strange := []string{"\x1b[2Jred", "new\nline", "a -> b", "\xff\xfe", "right\u202eleft", `quo"te`, "ä", "c1\u009b31m"}
-	entries := []entry{link, attr}
+	entries := []tartest.Entry{link, attr}
 	for _, name := range strange {
-		entries = append(entries, file(name, ""))
+		entries = append(entries, tartest.File(name, ""))
 	}
 	out, err := output(t, "inspect", convertLayer(t, entries...))
 	if err != nil {
@@ -156,7 +157,7 @@ func TestInspectRefuses(t *testing.T) {
 
 // TestInspectShowsWhatIsDamaged damages a directory's block.
 func TestInspectShowsWhatIsDamaged(t *testing.T) {
-	image := convertLayer(t, file("dir/entry", ""), file("good", ""))
+	image := convertLayer(t, tartest.File("dir/entry", ""), tartest.File("good", ""))
 	b, err := os.ReadFile(image)
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +176,7 @@ func TestInspectShowsWhatIsDamaged(t *testing.T) {
 }
 
 func TestInspectListsNoMoreThanItsLimit(t *testing.T) {
-	fsys := readImage(t, convertLayer(t, file("a", ""), file("b", ""), file("c", "")))
+	fsys := readImage(t, convertLayer(t, tartest.File("a", ""), tartest.File("b", ""), tartest.File("c", "")))
 	for _, tt := range []struct {
 		limit, lines int
 		err          string

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/applevm/applevm/config"
+	"github.com/applevm/applevm/internal/shortdir"
 )
 
 // output runs the program's command in this process and returns what it prints.
@@ -117,11 +118,7 @@ func start(t *testing.T, dir string) *exec.Cmd {
 // TestDaemon starts the daemon as an ordinary user, kills it, starts it again
 // on what that left, and stops it as an init system does.
 func TestDaemon(t *testing.T) {
-	dir, err := os.MkdirTemp("", "x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortdir.New(t)
 	// The other user may not reach the directory that go test builds in.
 	self, err := os.ReadFile(os.Args[0])
 	if err == nil {

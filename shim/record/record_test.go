@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/applevm/applevm/internal/shortdir"
 )
 
 // TestMain lets the test binary stand in for a shim that holds a bundle.
@@ -25,11 +27,7 @@ func TestMain(m *testing.M) {
 
 func bundle(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortdir.New(t)
 	b := filepath.Join(dir, "b")
 	if err := os.Mkdir(b, 0o700); err != nil {
 		t.Fatal(err)

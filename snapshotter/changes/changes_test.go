@@ -18,9 +18,9 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	. "github.com/applevm/applevm/internal/tartest"
 	"github.com/applevm/applevm/manifest"
 	"github.com/applevm/applevm/snapshotter/ext4"
-	. "github.com/applevm/applevm/snapshotter/internal/tartest"
 	"github.com/applevm/applevm/snapshotter/union"
 )
 

@@ -7,10 +7,10 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/applevm/applevm/internal/tartest"
 	"github.com/applevm/applevm/manifest"
 	"github.com/applevm/applevm/snapshotter/internal/sparsetar"
 	"github.com/applevm/applevm/snapshotter/internal/sparsetar/sparsetest"
-	"github.com/applevm/applevm/snapshotter/internal/tartest"
 	"github.com/applevm/applevm/snapshotter/union"
 )
 

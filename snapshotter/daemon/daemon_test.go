@@ -33,20 +33,10 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/applevm/applevm/config"
+	"github.com/applevm/applevm/internal/shortdir"
+	"github.com/applevm/applevm/internal/tartest"
 	"github.com/applevm/applevm/manifest"
-	"github.com/applevm/applevm/snapshotter/internal/tartest"
 )
-
-// shortDir is a directory whose name leaves room for a socket's.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return dir
-}
 
 // containerd is a gRPC server of a content store that remembers with what
 // namespace and lease it was called.
@@ -129,7 +119,7 @@ func applier(conn *grpc.ClientConn) diff.Applier {
 }
 
 func testConfig(t *testing.T) config.Snapshotter {
-	dir := shortDir(t)
+	dir := shortdir.New(t)
 	return config.Snapshotter{
 		Root:              filepath.Join(dir, "root"),
 		Address:           filepath.Join(dir, "run", "s.sock"),
@@ -263,7 +253,7 @@ func TestListen(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			path := filepath.Join(shortDir(t), "s")
+			path := filepath.Join(shortdir.New(t), "s")
 			tt.make(t, path)
 			l, err := listen(path)
 			if tt.want != "" {

@@ -28,9 +28,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/applevm/applevm/guest/api"
+	"github.com/applevm/applevm/internal/tartest"
 	"github.com/applevm/applevm/internal/treelist"
 	"github.com/applevm/applevm/manifest"
-	"github.com/applevm/applevm/snapshotter/internal/tartest"
 	"github.com/applevm/applevm/snapshotter/union"
 )
 

@@ -23,10 +23,10 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/applevm/applevm/internal/tartest"
 	"github.com/applevm/applevm/manifest"
 	"github.com/applevm/applevm/snapshotter"
 	"github.com/applevm/applevm/snapshotter/ext4"
-	"github.com/applevm/applevm/snapshotter/internal/tartest"
 )
 
 // rig is a differ over a real content store and a real snapshotter.

@@ -12,8 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	. "github.com/applevm/applevm/internal/tartest"
 	"github.com/applevm/applevm/manifest"
-	. "github.com/applevm/applevm/snapshotter/internal/tartest"
 	"github.com/applevm/applevm/snapshotter/union"
 )
 

@@ -24,6 +24,7 @@ import (
 
 	"github.com/applevm/applevm/config"
 	"github.com/applevm/applevm/guest/image"
+	"github.com/applevm/applevm/internal/shortdir"
 	"github.com/applevm/applevm/snapshotter/daemon"
 	"github.com/applevm/applevm/snapshotter/hostconfig"
 )
@@ -70,11 +71,7 @@ type setup struct {
 
 func newSetup(t *testing.T) *setup {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "x") // short, for the sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	dir := shortdir.New(t)
 	s := &setup{dir: dir, cfg: config.Default(), kvm: "/dev/kvm"}
 	s.cfg.Guest.Dir = filepath.Join(dir, "guest")
 	s.cfg.QEMU.Binary = s.script(t, "qemu", "echo 'QEMU emulator version 9.9.9 (test)'; echo Copyright")

@@ -3,9 +3,9 @@ package union
 import (
 	"testing"
 
+	. "github.com/applevm/applevm/internal/tartest"
 	"github.com/applevm/applevm/manifest"
 	"github.com/applevm/applevm/snapshotter/ext4"
-	. "github.com/applevm/applevm/snapshotter/internal/tartest"
 )
 
 var _ Layer = (*ext4.FS)(nil)

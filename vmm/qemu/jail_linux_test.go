@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/applevm/applevm/internal/shortdir"
 	"github.com/applevm/applevm/vmm/vmmtest"
 )
 
@@ -14,11 +15,7 @@ func TestQEMUSeesNothingOfTheHost(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root may change roots and namespaces")
 	}
-	dir, err := os.MkdirTemp("", "m") // t.TempDir's are too long for sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := shortdir.New(t)
 	m := vmmtest.Boot(t, newDriver(t), vmmtest.ConfigFor(vmmtest.Image(t), dir))
 	proc := fmt.Sprintf("/proc/%d/", m.PID())
 	files, err := os.ReadDir(proc + "root/")

@@ -25,16 +25,17 @@ type Entry struct {
 	Content string
 }
 
-func entry(typ byte, name string, mode int64) Entry {
+// NewEntry is an entry without content, of a type of package archive/tar.
+func NewEntry(typ byte, name string, mode int64) Entry {
 	return Entry{Header: tar.Header{Typeflag: typ, Name: name, Mode: mode, ModTime: time.Unix(1700000000, 0)}}
 }
 
 // Dir is a directory.
-func Dir(name string) Entry { return entry(tar.TypeDir, name+"/", 0o755) }
+func Dir(name string) Entry { return NewEntry(tar.TypeDir, name+"/", 0o755) }
 
 // File is a regular file.
 func File(name, content string) Entry {
-	e := entry(tar.TypeReg, name, 0o644)
+	e := NewEntry(tar.TypeReg, name, 0o644)
 	e.Content = content
 	e.Size = int64(len(content))
 	return e
@@ -42,20 +43,20 @@ func File(name, content string) Entry {
 
 // Symlink is a symbolic link.
 func Symlink(name, target string) Entry {
-	e := entry(tar.TypeSymlink, name, 0o777)
+	e := NewEntry(tar.TypeSymlink, name, 0o777)
 	e.Linkname = target
 	return e
 }
 
 // Link is a hard link to a file that comes before it.
 func Link(name, target string) Entry {
-	e := entry(tar.TypeLink, name, 0o644)
+	e := NewEntry(tar.TypeLink, name, 0o644)
 	e.Linkname = target
 	return e
 }
 
 // Fifo is a named pipe.
-func Fifo(name string) Entry { return entry(tar.TypeFifo, name, 0o644) }
+func Fifo(name string) Entry { return NewEntry(tar.TypeFifo, name, 0o644) }
 
 // Whiteout removes name of the layers below.
 func Whiteout(name string) Entry {
