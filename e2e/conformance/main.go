@@ -23,6 +23,7 @@ import (
 func main() {
 	var o options
 	flag.DurationVar(&o.stress, "stress", 10*time.Minute, "how long to run the stress suite, half of it whole containers and half of it execs; 0 leaves it out")
+	flag.DurationVar(&o.exec, "exec-timeout", time.Minute, "how long an exec of the stress may take, up to 32 MiB of output and four at once: the suite's own 5s (0) are too short for an emulated processor")
 	flag.StringVar(&o.run, "run", "", "run only the tests of the suite whose name matches this `regexp` (as go test -run, below TestShim)")
 	names := flag.String("profiles", "images", "comma-separated `list` of: "+strings.Join(profileNames(), ", "))
 	flag.BoolVar(&o.verbose, "v", false, "print all that the suite prints")
@@ -38,6 +39,7 @@ func main() {
 
 type options struct {
 	stress  time.Duration
+	exec    time.Duration
 	run     string
 	verbose bool
 }
@@ -153,7 +155,7 @@ func stress(ctx context.Context, out io.Writer, s *site, part string, o options,
 		return err
 	}
 	res, err := s.test(ctx, o.verbose, append(flags, "-test.run", "^TestStress$/^"+part+"$", "-test.timeout", (o.stress/2+stressEnd).String(),
-		"-rss-growth", fmt.Sprint(rssSlack)))
+		"-rss-growth", fmt.Sprint(rssSlack), "-exec-timeout", o.exec.String()))
 	samples := watch()
 	for _, line := range res.matching(`(lifecycle: \d+|exec: \d+|guest mem: before).*`) {
 		fmt.Fprintf(out, "  %s\n", line)

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// lookAgain is how often a FIFO is looked at whose last writer is to go: macOS's
-// kqueue tells readers of bytes, but not of the end (https://go.dev/issue/24164).
+// lookAgain is how often a FIFO is looked at whose last writer is to go, where
+// readers do not hear of that (readersHearEnd).
 const lookAgain = 100 * time.Millisecond
 
 // input is where stdin comes from.
@@ -27,6 +27,9 @@ type input struct {
 	keep *os.File
 	// ending is set when keep is closed.
 	ending atomic.Bool
+	// oneClient lets the input end with its first client, once that has sent
+	// something (Config.OneClient).
+	oneClient bool
 	// unwanted is set when nobody reads it any more.
 	unwanted atomic.Bool
 	once     sync.Once
@@ -58,12 +61,15 @@ func (i *input) Read(p []byte) (int, error) {
 		if i.unwanted.Load() {
 			return 0, errUnwanted
 		}
-		if i.ending.Load() {
+		if !readersHearEnd && i.ending.Load() {
 			_ = i.SetReadDeadline(time.Now().Add(lookAgain)) // a plain file has none and needs none
 		}
 		n, err := i.File.Read(p)
 		if n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
 			continue
+		}
+		if n > 0 && i.oneClient {
+			i.letEnd()
 		}
 		return n, err
 	}
@@ -85,7 +91,9 @@ func (i *input) letEnd() {
 		}
 		i.ending.Store(true)
 		i.keep.Close()
-		_ = i.SetReadDeadline(time.Now())
+		if !readersHearEnd {
+			_ = i.SetReadDeadline(time.Now())
+		}
 	})
 }
 

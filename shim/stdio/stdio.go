@@ -27,6 +27,9 @@ type Config struct {
 	Stdin, Stdout, Stderr string
 	// Terminal processes have one output stream, stdout.
 	Terminal bool
+	// OneClient lets stdin end when the client that has written to it closes it, not
+	// only at CloseStdin: for a process that no later client can come back to.
+	OneClient bool
 	// Incarnation tells one run of containerd from another; it is empty while
 	// containerd is away. nil if logging programs have nothing to do with it.
 	Incarnation func() string
@@ -96,6 +99,7 @@ func (s *IO) open(ctx context.Context, cfg Config) error {
 		if err != nil {
 			return fmt.Errorf("open stdin: %w", err)
 		}
+		src.oneClient = cfg.OneClient
 		s.stdin = &stdin{token: stream.NewToken(), src: src}
 	}
 	stdout, stderr, err := s.openOutput(ctx, cfg)

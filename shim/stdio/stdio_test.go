@@ -222,6 +222,38 @@ func TestStdinOutlivesItsClients(t *testing.T) {
 	}
 }
 
+func TestStdinOfOneClientEndsWithIt(t *testing.T) {
+	w := newWorld(t)
+	in := w.fifo("in")
+	s := w.open(Config{Stdin: in, OneClient: true})
+	name, _, _ := s.Names()
+	c := w.dial(name)
+	defer c.Close()
+	_ = c.SetReadDeadline(time.Now().Add(30 * time.Second))
+	r := stream.NewReader(c)
+	// A client that says nothing has not been there.
+	f, err := os.OpenFile(in, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	if f, err = os.OpenFile(in, os.O_WRONLY, 0); err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, 3)
+	for _, text := range []string{"one", "two"} {
+		_, _ = f.WriteString(text)
+		if _, err := io.ReadFull(r, b); err != nil || string(b) != text {
+			t.Fatalf("%q, %v", b, err)
+		}
+	}
+	f.Close()
+	if n, err := r.Read(b); !errors.Is(err, io.EOF) {
+		t.Errorf("%d, %v", n, err)
+	}
+}
+
 func TestFileTakesBothOutputs(t *testing.T) {
 	w := newWorld(t)
 	path := filepath.Join(w.dir, "logs", "c.log")

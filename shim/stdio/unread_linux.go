@@ -6,6 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// readersHearEnd says that who waits for a FIFO's bytes is woken when its last
+// writer goes.
+const readersHearEnd = true
+
 // unread returns how many bytes of what was written to a FIFO or pipe its readers
 // have not read yet; 0 if there is no reader, or it is neither.
 func (o *output) unread() int {

@@ -70,6 +70,9 @@ func newExec(c *container, r *taskapi.ExecProcessRequest) (*process, error) {
 	p := newProcess(c, r.ExecID, stdio.Config{
 		Namespace: c.s.opts.Namespace, ID: r.ExecID,
 		Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, Terminal: r.Terminal,
+		// No client attaches to an exec again: what was piped into it by one that has
+		// gone must not wait for ever.
+		OneClient:   !r.Terminal,
 		Incarnation: c.s.opts.Incarnation,
 	})
 	p.spec = spec

@@ -59,6 +59,17 @@ func TestLife(t *testing.T) {
 		t.Errorf("%d bytes of output, want 3000000", got)
 	}
 
+	// A client that has piped something into an exec and is gone, without CloseIO.
+	fifo := filepath.Join(c.bundle, "piped.in")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out = c.exec("piped", "program", "cat", "/dev/stdin")
+	writeFile(t, fifo, []byte("to the end\n"), 0)
+	if got := c.wait("piped"); got != 0 || read(t, c, "piped", out) != "to the end\n" {
+		t.Errorf("piped: exit status %d, %q", got, read(t, c, "piped", out))
+	}
+
 	_, err = c.tryExec("nosuch", "nosuch")
 	if err == nil || !strings.Contains(err.Error(), `OCI runtime exec failed: exec failed: unable to start container process: exec: "nosuch": executable file not found in $PATH`) {
 		t.Errorf("exec of a command that does not exist: %v", err)
@@ -115,7 +126,7 @@ func TestLife(t *testing.T) {
 	}
 	const want = "create, start, " +
 		"added hosts, started hosts, exit hosts 0, added seven, started seven, exit seven 7, " +
-		"added flood, started flood, exit flood 0, added nosuch, added noexec, " +
+		"added flood, started flood, exit flood 0, added piped, started piped, exit piped 0, added nosuch, added noexec, " +
 		"added long, started long, exit long 137, exit c 3, delete 3"
 	eventually(t, "all events", func() bool { return strings.Contains(b.events.names(), "delete") })
 	if got := b.events.names(); got != want {

@@ -327,7 +327,8 @@ func (c *box) tryExec(execID string, args ...string) (string, error) {
 	return out, err
 }
 
-// addExec adds a process that is not started.
+// addExec adds a process that is not started. Its stdin is the FIFO EXECID.in in the
+// bundle, if there is one.
 func (c *box) addExec(execID string, args ...string) (string, error) {
 	c.t.Helper()
 	j, err := json.Marshal(specs.Process{Args: args, Cwd: "/", Env: []string{"PATH=/bin"}})
@@ -335,8 +336,12 @@ func (c *box) addExec(execID string, args ...string) (string, error) {
 		c.t.Fatal(err)
 	}
 	out := filepath.Join(c.bundle, execID+".out")
+	in := filepath.Join(c.bundle, execID+".in")
+	if _, err := os.Stat(in); err != nil {
+		in = ""
+	}
 	_, err = c.client.Exec(c.ctx(), &taskapi.ExecProcessRequest{
-		ID: c.id, ExecID: execID, Stdout: "file://" + out, Stderr: "file://" + out,
+		ID: c.id, ExecID: execID, Stdin: in, Stdout: "file://" + out, Stderr: "file://" + out,
 		Spec: &anypb.Any{TypeUrl: "types.containerd.io/opencontainers/runtime-spec/1/Process", Value: j},
 	})
 	return out, err

@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+	_ "unsafe" // for go:linkname
 
 	"github.com/containerd/shimtest"
 	"github.com/containerd/typeurl/v2"
@@ -26,6 +28,7 @@ var (
 	format = flag.Bool("format-mounts", false, "give the root file system as images of ext4 and erofs, and an overlay of them to mount, instead of a directory")
 	skip   = flag.String("skip", "", "suites to leave out: a comma-separated `list` of exec, transfer, uds, oom, layers, net, stress")
 	growth = flag.Int64("rss-growth", 0, "how many `bytes` the shim's resident memory may grow by in the stress of exec; 0 leaves that to the suite")
+	exec   = flag.Duration("exec-timeout", 0, "how long an exec of the stress may take; 0 leaves that to the suite, whose 5 s are for machines that are not emulated")
 	debug  = flag.Bool("debug", false, "have the shim log all it does")
 )
 
@@ -35,10 +38,18 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "shimtest: which shim? Give -shim PATH")
 		os.Exit(2)
 	}
+	if *exec > 0 {
+		stressIterationTimeout = *exec
+	}
 	// As containerd's client does: an exec's process travels under this name.
 	typeurl.Register(&specs.Process{}, "types.containerd.io", "opencontainers/runtime-spec", fmt.Sprint(specs.VersionMajor), "Process")
 	os.Exit(m.Run())
 }
+
+// stressIterationTimeout is the suite's own variable, for which it has no option.
+//
+//go:linkname stressIterationTimeout github.com/containerd/shimtest.stressIterationTimeout
+var stressIterationTimeout time.Duration
 
 func config() shimtest.Config {
 	return shimtest.Config{ShimBinary: *shim, FormatMounts: *format, Debug: *debug}
