@@ -42,14 +42,6 @@ var differences = []difference{
 		reason: "It is 0; runc's is one above its shim's.",
 	},
 	{
-		rows: []string{
-			"cp from a running container", "cp from a running container: no such file", "cp to a running container", "cp to a running container: in it",
-		},
-		what:      "`cp` from and to a running container",
-		reason:    "It fails: nerdctl looks for the files in `/proc`, and they are in the machine. Use `tar` through `nerdctl exec -i`.",
-		sometimes: true,
-	},
-	{
 		rows:   []string{"cp to a stopped container", "cp to a stopped container: in it"},
 		what:   "`cp` to a stopped container",
 		reason: "It fails: what nerdctl mounts is read-only. Start the container and use `tar` through `nerdctl exec -i`.",

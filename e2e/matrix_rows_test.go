@@ -240,6 +240,8 @@ echo "== --memory-swap"; [ -e memory.max ] && cat memory.max || cat memory/memor
 		{name: "cp from a running container", do: copyOut("web:/etc/debian_version")},
 		{name: "cp to a running container", do: copyIn("web:/tmp/copied")},
 		{name: "cp to a running container: in it", args: []string{"exec", "web", "cat", "/tmp/copied"}},
+		{name: "cp from a running container: a directory to standard output", args: []string{"cp", "web:/etc/default/useradd", "-"}},
+		{name: "cp a directory to a running container and out of it", do: copyTree("web")},
 		{name: "cp from a running container: no such file", args: []string{"cp", "web:/nosuch", "{dir}/nosuch"}},
 		{name: "update", args: []string{"update", "--memory", "200m", "web"}},
 		{name: "update: it holds", args: []string{"exec", "web", "sh", "-c", `cd /sys/fs/cgroup$(sed -n s,^0::,,p /proc/self/cgroup) 2>/dev/null; [ -e memory.max ] || cd /sys/fs/cgroup; cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes`}},

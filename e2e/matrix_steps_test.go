@@ -4,14 +4,18 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/applevm/applevm/internal/treelist"
 )
 
 // writeFile makes a file in the side's directory; "{runtime}" in it is the side's.
@@ -71,6 +75,40 @@ func copyIn(to string) func(*side) (result, error) {
 			return result{}, err
 		}
 		return sd.nerdctl("", "cp", from, to)
+	}
+}
+
+// copyTree copies a directory into a container and out of it again, and prints what
+// became of it.
+func copyTree(container string) func(*side) (result, error) {
+	return func(sd *side) (result, error) {
+		from, to := filepath.Join(sd.dir, "tree"), filepath.Join(sd.dir, "copy")
+		err := errors.Join(os.MkdirAll(filepath.Join(from, "sub"), 0o2775),
+			os.WriteFile(filepath.Join(from, "sub", "file"), bytes.Repeat([]byte("content\n"), 100_000), 0o640),
+			os.Link(filepath.Join(from, "sub", "file"), filepath.Join(from, "hard")),
+			os.Symlink("sub/file", filepath.Join(from, "link")),
+			os.Chown(filepath.Join(from, "sub"), 1000, 2000),
+			os.Chtimes(filepath.Join(from, "sub", "file"), time.Unix(1, 0), time.Unix(1_000_000_000, 0)))
+		if err != nil {
+			return result{}, err
+		}
+		if r, err := sd.nerdctl("", "cp", from, container+":/srv"); err != nil || r.code != 0 {
+			return r, err
+		}
+		r, err := sd.nerdctl("", "exec", container, "sh", "-c", "cd /srv/tree && find . | sort | xargs stat -c '%n %F %a %u:%g %h %Y' | grep -v '^. ' | sed 's/\\(directory.*\\) .*/\\1/; s/\\(symbolic.*\\) .*/\\1/'")
+		if err != nil || r.code != 0 {
+			return r, err
+		}
+		out, err := sd.nerdctl("", "cp", container+":/srv/tree", to)
+		if err != nil || out.code != 0 {
+			return out, err
+		}
+		lines, err := treelist.List(to, treelist.Options{})
+		for i, line := range lines {
+			lines[i] = regexp.MustCompile(` (mtime|user)=\S*`).ReplaceAllString(line, "")
+		}
+		r.stdout += strings.Join(lines, "\n")
+		return r, err
 	}
 }
 

@@ -74,6 +74,9 @@ type Config struct {
 	// NetNS, if it is not nil, is the network namespace in which the VMM's process
 	// runs. A driver may lack this.
 	NetNS *os.File
+	// Root, if it is not nil, is a directory that the VMM's process makes its root once
+	// it has opened its files. A driver may lack this.
+	Root *os.File
 }
 
 // NIC is one network interface.

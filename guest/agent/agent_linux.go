@@ -92,6 +92,7 @@ func (a *Agent) Serve(ctx context.Context, conn net.Conn) error {
 	}
 	(&taskService{a}).register(srv)
 	guestv1.RegisterGuestService(srv, &guestService{a})
+	guestv1.RegisterFilesService(srv, newFilesService(a))
 	l := newOneListener(conn)
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()

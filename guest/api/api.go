@@ -63,6 +63,12 @@ const (
 	MaxListeners = 256
 	// MaxForwarded is how many connections the agent forwards at a time.
 	MaxForwarded = 1024
+	// MaxFileData is the most, in bytes, that one FileRequest reads or writes.
+	MaxFileData = 256 << 10
+	// MaxFileEntries is the most entries of a directory in one FileResponse.
+	MaxFileEntries = 4 << 10
+	// MaxFileRequests is how many FileRequests the agent serves at a time.
+	MaxFileRequests = 16
 	// MaxEvents is the most containers of which one WaitEventsResponse tells.
 	MaxEvents = 1 << 10
 )

@@ -257,6 +257,13 @@ func (m *Machine) Guest() guestv1.GuestService {
 	return guestv1.NewGuestClient(m.client)
 }
 
+// Files calls the guest's service for a container's files; valid after Connect.
+func (m *Machine) Files() guestv1.FilesService {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return guestv1.NewFilesClient(m.client)
+}
+
 // consoleTail returns the console's last lines, printable.
 func (m *Machine) consoleTail() string {
 	lines := strings.Split(strings.TrimSpace(Printable(string(m.vm.Console()))), "\n")

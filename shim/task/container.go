@@ -33,6 +33,7 @@ const (
 	createTimeout = 60 * time.Second // it may have to replay a disk's journal
 	startTimeout  = 30 * time.Second
 	callTimeout   = 5 * time.Second
+	fileTimeout   = 20 * time.Second // its disk may be slow
 	pauseTimeout  = 30 * time.Second // what the container has written goes to the disk first
 	killTimeout   = 3 * time.Second
 	// deleteTimeout bounds what the guest does at the end; containerd gives the cleanup

@@ -24,6 +24,7 @@ import (
 	"github.com/applevm/applevm/shim/hooks"
 	"github.com/applevm/applevm/shim/machine"
 	"github.com/applevm/applevm/shim/plan"
+	"github.com/applevm/applevm/shim/procroot"
 	"github.com/applevm/applevm/shim/record"
 	"github.com/applevm/applevm/shim/stdio"
 	"github.com/applevm/applevm/shim/trace"
@@ -101,7 +102,15 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		unplug()
 		return err
 	}
+	root, err := procroot.New()
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("the container's files do not show in /proc: nerdctl cp will not find them")
+	}
+	if root != nil {
+		p.Machine.Root = root.Mount
+	}
 	m, err := machine.Start(ctx, drv, p.Machine, c.rec)
+	root.Close()
 	unplug() // the VMM has its own
 	// A machine that runs has the directory open. Now nothing is left on the host
 	// when it ends, however it does.
@@ -130,6 +139,9 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		return err
 	}
 	c.keepClock()
+	if root != nil {
+		root.Attach(c.file)
+	}
 
 	c.mu.Lock()
 	c.created = true
@@ -232,4 +244,14 @@ func (c *container) createInGuest(ctx context.Context, opts *guestv1.ContainerOp
 		return runtimeError("OCI runtime create failed", err)
 	})
 	return g.Wait()
+}
+
+// file does something with one of the container's files, for package procroot.
+func (c *container) file(ctx context.Context, req *guestv1.FileRequest) (resp *guestv1.FileResponse, err error) {
+	req.ContainerId = c.id
+	err = c.machine.Call(ctx, fileTimeout, func(ctx context.Context) (err error) {
+		resp, err = c.machine.Files().File(ctx, req)
+		return err
+	})
+	return resp, err
 }

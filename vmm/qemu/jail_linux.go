@@ -15,8 +15,9 @@ import (
 // newJail returns an empty, read-only directory that is mounted nowhere: QEMU
 // makes it its root once it has opened its files. A guest that breaks out of
 // QEMU then sees no file of the host. And clients that take /proc/PID/root of a
-// task's process for the container's files (nerdctl cp) find nothing there,
-// rather than the host's own files, which they would read and overwrite.
+// task's process for the container's files (nerdctl cp) find nothing there, or
+// what vmm.Config.Root shows, rather than the host's own files, which they would
+// read and overwrite.
 //
 // It is nil, without an error, for a user who may not mount (mount_namespaces(7)).
 func newJail() (*os.File, error) {

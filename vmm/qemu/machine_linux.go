@@ -155,14 +155,16 @@ func (m *machine) launch(p plan) (*vhostuser.Server, error) {
 		return nil, err
 	}
 	defer listener.Close()
-	jail, err := newJail()
-	switch {
-	case err != nil:
-		return nil, errors.Join(err, mon.close())
-	case jail == nil:
-		p.jail = ""
-	default:
-		defer jail.Close()
+	jail := p.Root
+	if jail == nil {
+		if jail, err = newJail(); err != nil {
+			return nil, errors.Join(err, mon.close())
+		}
+		if jail == nil {
+			p.jail = ""
+		} else {
+			defer jail.Close()
+		}
 	}
 	cmd := exec.Command(p.binary, p.args()...)
 	cmd.ExtraFiles = append([]*os.File{vsockFD - 3: devs.vsock(), qmpFD - 3: listener, jailFD - 3: jail}, devs.shares()...)
