@@ -229,7 +229,9 @@ func (p *process) execInGuest(ctx context.Context) error {
 	}
 	req.Stdin, req.Stdout, req.Stderr = io.Names()
 	p.setInGuest(true)
+	asked := false // the guest
 	return p.c.callThrough(ctx, startTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
+		asked = true
 		if _, err := t.Exec(ctx, req); err != nil {
 			return err
 		}
@@ -238,7 +240,7 @@ func (p *process) execInGuest(ctx context.Context) error {
 		switch {
 		case late:
 			p.discard()
-		case err != nil:
+		case err != nil && asked:
 			_ = p.c.call(ctx, callTimeout, p.deleteInGuest) // it may not know the process
 		}
 	})

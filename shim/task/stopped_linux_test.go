@@ -174,6 +174,28 @@ func TestStoppedMachine(t *testing.T) {
 	for range calls {
 		<-failed
 	}
+	// What its clients have given up waits for the guest, but not without bound: the next is
+	// refused at once.
+	refused := func(i int) bool {
+		id := fmt.Sprintf("given-up-%d", i)
+		if _, err := c.addExec(id, "program", "true"); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
+		defer cancel()
+		_, err := c.client.Start(ctx, &taskapi.StartRequest{ID: c.id, ExecID: id})
+		if err == nil {
+			t.Fatalf("exec %s runs in a stopped machine", id)
+		}
+		return strings.Contains(err.Error(), "container c: the guest has not answered 64 requests")
+	}
+	const most = 200 // 64, and those whose client gave up before they came that far
+	n := 0
+	for ; n < most && !refused(n); n++ {
+	}
+	if n == most {
+		t.Errorf("%d requests wait for the guest", n)
+	}
 	c.kill(uint32(syscall.SIGKILL))
 	if got := c.wait(""); got != 137 {
 		t.Errorf("exit status %d", got)
