@@ -169,9 +169,16 @@ func TestUserNetwork(t *testing.T) {
 func background(t *testing.T, s *stack.Stack, flags []string, cmd ...string) string {
 	t.Helper()
 	id := name(t)
+	backgroundAs(t, s, id, flags, cmd...)
+	return id
+}
+
+// backgroundAs is background with an identifier of one's own, for tests with several
+// containers.
+func backgroundAs(t *testing.T, s *stack.Stack, id string, flags []string, cmd ...string) {
+	t.Helper()
 	t.Cleanup(func() { remove(t, s, id) })
 	must(t, s.CtrRun(t.Context(), append(append(append([]string{"-d"}, flags...), img, id), cmd...)...))
-	return id
 }
 
 func TestHostLoopbackIsClosed(t *testing.T) {

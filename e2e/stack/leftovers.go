@@ -114,6 +114,12 @@ func (s *Stack) Leftovers() []string {
 			return nil
 		})
 	}
+	// Directories of machines and of shared networks; containerd's own sockets have
+	// hexadecimal names.
+	dirs, _ := filepath.Glob(s.path("s", "[mn]*"))
+	for _, d := range dirs {
+		left = append(left, "directory "+d)
+	}
 	// Every active snapshot has its writable image; images' layers have none.
 	images, _ := filepath.Glob(s.path("snapshots", "snapshots", "*", "rw.img"))
 	for _, i := range images {

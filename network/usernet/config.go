@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+
+	"github.com/applevm/applevm/network/lan"
 )
 
 // Names that the gateway's DNS server answers itself.
@@ -50,9 +52,18 @@ type Addresses struct {
 	Host [2]netip.Addr
 }
 
+// Addresses returns the addresses of the network.
+func (c Config) Addresses() (Addresses, error) {
+	a, err := AddressesIn(c.Subnet)
+	if err == nil && c.LAN != nil {
+		a = a.member(c.LAN.Number())
+	}
+	return a, err
+}
+
 // AddressesIn returns the addresses for an IPv4 subnet; the zero prefix is
-// DefaultSubnet. The first address is the gateway's, the second the guest's, the
-// last the host's.
+// DefaultSubnet. The first address is the gateway's, the second the guest's if it
+// is alone, the last the host's.
 func AddressesIn(subnet netip.Prefix) (Addresses, error) {
 	if !subnet.IsValid() {
 		subnet = DefaultSubnet
@@ -123,18 +134,29 @@ type Config struct {
 	HostLoopback bool
 	// Limits bound what the guest takes.
 	Limits Limits
+	// LAN joins the network to those of other machines, which have the same Subnet;
+	// nil if the machine is alone. The network closes it.
+	LAN *lan.Port
 	// ResolvConf is the host's resolver configuration, read anew for every query;
 	// empty is /etc/resolv.conf.
 	ResolvConf string
 }
 
-// complete fills in the defaults.
-func (c Config) complete() (Config, error) {
+// leave leaves the network of several machines.
+func (c Config) leave() error {
+	if c.LAN == nil {
+		return nil
+	}
+	return c.LAN.Close()
+}
+
+// complete fills in the defaults, and says what addresses follow.
+func (c Config) complete() (Config, Addresses, error) {
 	if c.MTU == 0 {
 		c.MTU = DefaultMTU
 	}
 	if c.MTU < MinMTU || c.MTU > DefaultMTU {
-		return c, fmt.Errorf("an MTU of %d is not within %d and %d", c.MTU, MinMTU, DefaultMTU)
+		return c, Addresses{}, fmt.Errorf("an MTU of %d is not within %d and %d", c.MTU, MinMTU, DefaultMTU)
 	}
 	if c.Limits.TCP == 0 {
 		c.Limits.TCP = DefaultTCP
@@ -143,10 +165,11 @@ func (c Config) complete() (Config, error) {
 		c.Limits.UDP = DefaultUDP
 	}
 	if c.Limits.TCP < 0 || c.Limits.UDP < 0 {
-		return c, errors.New("a limit is negative")
+		return c, Addresses{}, errors.New("a limit is negative")
 	}
 	if c.ResolvConf == "" {
 		c.ResolvConf = "/etc/resolv.conf"
 	}
-	return c, nil
+	a, err := c.Addresses()
+	return c, a, err
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
@@ -204,31 +205,44 @@ func (n *Network) ask(network string, server netip.AddrPort, query []byte) ([]by
 	}
 }
 
-// own answers queries about our own domain; false if it is not.
+// maxAnswers is how many addresses of machines with the same name are told.
+const maxAnswers = 8
+
+// own answers queries about our own domain, and about names of machines of the
+// same network; false if it is neither.
 func (n *Network) own(h dnsmessage.Header, q dnsmessage.Question) ([]byte, bool, error) {
 	name := strings.ToLower(strings.TrimSuffix(q.Name.String(), "."))
-	if name != Domain && !strings.HasSuffix(name, "."+Domain) {
-		return nil, false, nil
+	label, inDomain := strings.CutSuffix(name, "."+Domain)
+	inDomain = inDomain || name == Domain
+	var addrs [][2]netip.Addr
+	switch {
+	case name == HostName:
+		addrs = append(addrs, n.addrs.Host)
+	case name == GatewayName:
+		addrs = append(addrs, n.addrs.Gateway)
+	case inDomain, !strings.Contains(name, "."):
+		addrs = n.machines(label)
 	}
-	var addrs [2]netip.Addr
-	switch name {
-	case HostName:
-		addrs = n.addrs.Host
-	case GatewayName:
-		addrs = n.addrs.Gateway
-	default:
+	if len(addrs) == 0 {
+		if !inDomain {
+			return nil, false, nil
+		}
 		answer, err := failure(h, q, dnsmessage.RCodeNameError)
 		return answer, true, err
 	}
 	b := dnsmessage.NewBuilder(nil, reply(h, dnsmessage.RCodeSuccess))
+	b.EnableCompression()
 	rh := dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET}
 	err := errors.Join(b.StartQuestions(), b.Question(q), b.StartAnswers())
-	if err == nil && q.Class == dnsmessage.ClassINET {
+	for _, a := range addrs {
+		if err != nil || q.Class != dnsmessage.ClassINET {
+			break
+		}
 		switch q.Type {
 		case dnsmessage.TypeA:
-			err = b.AResource(rh, dnsmessage.AResource{A: addrs[0].As4()})
+			err = b.AResource(rh, dnsmessage.AResource{A: a[0].As4()})
 		case dnsmessage.TypeAAAA:
-			err = b.AAAAResource(rh, dnsmessage.AAAAResource{AAAA: addrs[1].As16()})
+			err = b.AAAAResource(rh, dnsmessage.AAAAResource{AAAA: a[1].As16()})
 		}
 	}
 	if err != nil {
@@ -236,6 +250,22 @@ func (n *Network) own(h dnsmessage.Header, q dnsmessage.Question) ([]byte, bool,
 	}
 	answer, err := b.Finish()
 	return answer, true, err
+}
+
+// machines are the addresses of the network's machines that have a name, in any
+// order, so that each gets its turn.
+func (n *Network) machines(name string) [][2]netip.Addr {
+	if n.cfg.LAN == nil || name == "" {
+		return nil
+	}
+	numbers := n.cfg.LAN.Lookup(name)
+	rand.Shuffle(len(numbers), func(i, k int) { numbers[i], numbers[k] = numbers[k], numbers[i] })
+	var out [][2]netip.Addr
+	for _, k := range numbers[:min(len(numbers), maxAnswers)] {
+		a := n.addrs.member(k)
+		out = append(out, [2]netip.Addr{a.Guest[0].Addr(), a.Guest[1].Addr()})
+	}
+	return out
 }
 
 func reply(h dnsmessage.Header, code dnsmessage.RCode) dnsmessage.Header {

@@ -27,8 +27,9 @@ type link struct {
 var _ stack.LinkEndpoint = (*link)(nil)
 
 // run hands the guest's frames to the stack, until the connection ends. A frame
-// that take returns true for is not the stack's.
-func (l *link) run(take func(frame []byte) bool) {
+// that peers returns true for is for other machines; one of the rest, which are the
+// gateway's, that take returns true for is not the stack's.
+func (l *link) run(peers, take func(frame []byte) bool) {
 	defer close(l.done)
 	buf := make([]byte, header.EthernetMinimumSize+int(l.mtu))
 	for {
@@ -38,7 +39,7 @@ func (l *link) run(take func(frame []byte) bool) {
 			return
 		}
 		frame := buf[:n]
-		if !l.filter.allows(frame) || take(frame) {
+		if peers(frame) || !l.filter.allows(frame) || take(frame) {
 			continue
 		}
 		l.deliver(slices.Clone(frame))

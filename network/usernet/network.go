@@ -28,6 +28,8 @@ type Network struct {
 	addrs Addresses
 	stack *stack.Stack
 	link  *link
+	// segment checks the frames that go to and come from cfg.LAN.
+	segment segment
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -46,15 +48,10 @@ type Network struct {
 // New starts a network whose guest is at the other end of conn, a connection
 // that keeps datagrams apart, such as Pair's. Close ends it.
 func New(cfg Config, conn net.Conn) (*Network, error) {
-	cfg, err := cfg.complete()
+	cfg, addrs, err := cfg.complete()
 	if err != nil {
 		_ = conn.Close()
-		return nil, fmt.Errorf("user network: %w", err)
-	}
-	addrs, err := AddressesIn(cfg.Subnet)
-	if err != nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("user network: %w", err)
+		return nil, fmt.Errorf("user network: %w", errors.Join(err, cfg.leave()))
 	}
 	n := &Network{
 		cfg:   cfg,
@@ -68,6 +65,9 @@ func New(cfg Config, conn net.Conn) (*Network, error) {
 		queries:   make(slots, maxQueries),
 		published: map[Port]func(){},
 	}
+	if cfg.LAN != nil {
+		n.segment = segment{addrs.Guest[0].Masked(), cfg.LAN.Number()}
+	}
 	n.flows.limit = cfg.Limits.UDP
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	if err := n.start(); err != nil {
@@ -78,7 +78,7 @@ func New(cfg Config, conn net.Conn) (*Network, error) {
 }
 
 func (n *Network) start() error {
-	go n.link.run(n.takePing) // ends with the connection
+	go n.link.run(n.takePeer, n.takePing) // ends with the connection
 	if err := n.makeStack(); err != nil {
 		return err
 	}
@@ -90,6 +90,9 @@ func (n *Network) start() error {
 		if err := n.serveDNS(a); err != nil {
 			return err
 		}
+	}
+	if n.cfg.LAN != nil {
+		n.spawn(n.receivePeers)
 	}
 	return nil
 }
@@ -159,6 +162,10 @@ func (n *Network) Close() error {
 		f()
 	}
 	err := n.link.conn.Close() // nothing waits for the guest any more
+	if errors.Is(err, net.ErrClosed) {
+		err = nil
+	}
+	err = errors.Join(err, n.cfg.leave())
 	n.flows.close()
 	if n.stack != nil {
 		n.stack.Close()
@@ -166,9 +173,6 @@ func (n *Network) Close() error {
 	n.wg.Wait()
 	if n.stack != nil {
 		n.stack.Wait()
-	}
-	if errors.Is(err, net.ErrClosed) {
-		err = nil
 	}
 	return err
 }

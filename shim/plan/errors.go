@@ -19,4 +19,9 @@ func unsupported(format string, args ...any) error {
 	return errdefs.ErrNotImplemented.WithMessage(fmt.Errorf(format, args...).Error())
 }
 
+// unavailable is an errdefs.ErrFailedPrecondition with a text of its own.
+func unavailable(format string, args ...any) error {
+	return errdefs.ErrFailedPrecondition.WithMessage(fmt.Errorf(format, args...).Error())
+}
+
 func isNoManifest(err error) bool { return errors.Is(err, manifest.ErrNoManifest) }

@@ -47,21 +47,53 @@ func (n Network) etcFiles(hostname string, mounted func(path string) bool, readF
 	}
 	// Without the host's own file there is nothing to search and no option.
 	host, _ := readFile(etcResolv)
-	add(etcResolv, resolvConf(n.Addresses.Gateway[0], host))
+	add(etcResolv, n.resolvConf(host))
 	return out
 }
 
 // resolvConf names the gateway as the only nameserver, which asks the host's own
 // as they are at each query. The rest is the host's.
-func resolvConf(gateway netip.Addr, host []byte) string {
-	out := fmt.Sprintf("nameserver %s\n", gateway)
+func (n Network) resolvConf(host []byte) string {
+	out := fmt.Sprintf("nameserver %s\n", n.Addresses.Gateway[0])
 	for line := range strings.Lines(string(host)) {
 		switch f := strings.Fields(line); {
 		case len(f) > 1 && slices.Contains([]string{"search", "domain", "options"}, f[0]):
 			out += strings.Join(f, " ") + "\n"
 		}
 	}
+	if n.Shared {
+		out = searchMachines(out)
+	}
 	return out
+}
+
+// searchMachines has a resolv.conf look for names in the gateway's domain first, so
+// that no other domain of the list has an answer for another container's name.
+func searchMachines(conf string) string {
+	var out strings.Builder
+	list := []string{"search", usernet.Domain}
+	for line := range strings.Lines(conf) {
+		if f := strings.Fields(line); len(f) > 1 && (f[0] == "search" || f[0] == "domain") {
+			list = append(list[:2:2], f[1:]...) // the last one counts (resolv.conf(5))
+			continue
+		}
+		out.WriteString(line)
+	}
+	text := out.String()
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	return text + strings.Join(list, " ") + "\n"
+}
+
+// clientResolvConf changes a client's resolv.conf so that it does in a machine.
+func (n Network) clientResolvConf(content []byte) []byte {
+	b := n.reachableNameservers(content)
+	if !n.Shared {
+		return b
+	}
+	// The gateway knows the other containers, and asks the host's nameservers else.
+	return []byte(fmt.Sprintf("nameserver %s\n", n.Addresses.Gateway[0]) + searchMachines(string(b)))
 }
 
 // reachableNameservers replaces the host's loopback addresses in a client's

@@ -154,7 +154,7 @@ func (p *Plan) ReadFiles() ([]*guestv1.File, error) {
 			return nil, fmt.Errorf("copy the host file %s to %s: %w", f.Source, f.Destination, err)
 		}
 		if p.Network.User && !f.Generated && f.Destination == etcResolv {
-			b = p.Network.reachableNameservers(b)
+			b = p.Network.clientResolvConf(b)
 		}
 		total += len(b) + len(f.Destination) + 64
 		if total > maxRequest {

@@ -17,19 +17,29 @@ import (
 
 // Annotations of a container about its network.
 const (
-	// AnnotationNetwork is "none" or "user", and overrides all else that decides.
+	// AnnotationNetwork is "none", "user" or the name of a network that containers
+	// share (Shared), and overrides all else that decides.
 	AnnotationNetwork = "dev.applevm.network"
+	// AnnotationAliases lists further names of the container in a shared network,
+	// separated by commas.
+	AnnotationAliases = "dev.applevm.network.aliases"
 	// AnnotationPublish lists ports to publish, as clients write them:
 	// [[ADDRESS:]HOSTPORT:]PORT[/tcp|/udp], with ranges, separated by commas.
 	AnnotationPublish = "dev.applevm.publish"
 
-	// nerdctl's own: a JSON list of the networks that the user asked for.
+	// nerdctl's own: a JSON list of the networks that the user asked for, and the
+	// container's name.
 	annotationNerdctlNetworks = "nerdctl/networks"
+	annotationNerdctlName     = "nerdctl/name"
 )
 
 // modeCNI is the network that a client sets up itself, in a network namespace of
 // the host.
 const modeCNI = "cni"
+
+// othersModes are no names of networks that containers share, lest somebody gets one who
+// means the client's.
+var othersModes = []string{modeCNI, "host", "bridge"}
 
 // maxNetworks bounds a container's networks: each is a device of its machine's.
 const maxNetworks = 16
@@ -45,6 +55,8 @@ type Network struct {
 	// CNI is how many networks the client connects it to, by hooks, in a network
 	// namespace that is made for it.
 	CNI int
+	// Shared says that other containers are in the user network: Config.LAN.
+	Shared bool
 	// Config is the user network's.
 	Config usernet.Config
 	// Addresses are the user network's.
@@ -73,8 +85,8 @@ func network(s *specs.Spec, in Input) (Network, error) {
 			return Network{}, invalid("annotation %s asks for published ports, but the container has no network (%s)", AnnotationPublish, by)
 		}
 		return Network{}, nil
-	case mode != config.NetworkUser:
-		return Network{}, unsupported("the network %q (%s) is not implemented: use %q or %q", mode, by, config.NetworkUser, config.NetworkNone)
+	case slices.Contains(othersModes, mode):
+		return Network{}, invalid("the network %q (%s) is the client's to give: use its --net", mode, by)
 	}
 	n := Network{User: true, Config: usernet.Config{
 		Subnet:       in.Network.Subnet,
@@ -84,8 +96,13 @@ func network(s *specs.Spec, in Input) (Network, error) {
 	}}
 	n.HostPorts = !hasNamespace(s.Linux, specs.NetworkNamespace)
 	var err error
-	if n.Addresses, err = usernet.AddressesIn(n.Config.Subnet); err != nil {
+	if n.Addresses, err = n.Config.Addresses(); err != nil {
 		return Network{}, invalid("network.subnet in the configuration: %w", err)
+	}
+	if mode != config.NetworkUser {
+		if n, err = n.share(mode, by, s, in); err != nil {
+			return Network{}, err
+		}
 	}
 	if n.Publish, err = published(s.Annotations, in.ReadFile); err != nil {
 		return Network{}, err

@@ -13,6 +13,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/applevm/applevm/config"
+	"github.com/applevm/applevm/internal/shortdir"
+	"github.com/applevm/applevm/network/lan"
 	"github.com/applevm/applevm/network/tapns"
 	"github.com/applevm/applevm/network/usernet"
 )
@@ -33,7 +35,8 @@ func TestNetworkMode(t *testing.T) {
 		{name: "the host's", fallback: "none", user: true},
 		{name: "annotation", annotations: map[string]string{AnnotationNetwork: "none"}, fallback: "user"},
 		{name: "annotation and own namespace", annotations: map[string]string{AnnotationNetwork: "user"}, namespaces: own, fallback: "none", user: true},
-		{name: "unknown", annotations: map[string]string{AnnotationNetwork: "blue"}, namespaces: own, fallback: "none", err: `network "blue" (annotation dev.applevm.network) is not implemented`},
+		{name: "the client's", annotations: map[string]string{AnnotationNetwork: "bridge"}, namespaces: own, fallback: "none", err: `network "bridge" (annotation dev.applevm.network) is the client's to give`},
+		{name: "no name", annotations: map[string]string{AnnotationNetwork: "../blue"}, namespaces: own, fallback: "none", err: `network "../blue" (annotation dev.applevm.network) has no name of`},
 		{name: "nerdctl's none", annotations: map[string]string{"nerdctl/networks": `["none"]`}, namespaces: own, fallback: "user"},
 		{name: "nerdctl's host", annotations: map[string]string{"nerdctl/networks": `["host"]`}, fallback: "none", user: true},
 		{name: "nerdctl's bridge", annotations: map[string]string{"nerdctl/networks": `["bridge"]`}, namespaces: own, fallback: "user", cni: 1},
@@ -150,6 +153,79 @@ func TestEtcFiles(t *testing.T) {
 	p, err := New(input(t, nil))
 	if err != nil || len(p.Files) != 0 {
 		t.Errorf("files %v, %v", p.Files, err)
+	}
+}
+
+// shared is the input of a container in a network with others, and its names there.
+func shared(t *testing.T, name string, change func(*specs.Spec)) (Input, *[]string) {
+	t.Helper()
+	in := input(t, func(s *specs.Spec) {
+		s.Annotations = map[string]string{AnnotationNetwork: name}
+		if change != nil {
+			change(s)
+		}
+	})
+	in.Network = config.Default().Network
+	dir := shortdir.New(t)
+	var names []string
+	in.Join = func(name string, m lan.Member) (*lan.Port, error) {
+		p, err := lan.Join(t.Context(), filepath.Join(dir, name), lan.Member{Subnet: m.Subnet})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = p.Close() })
+		names = m.Names
+		return lan.Join(t.Context(), filepath.Join(dir, name), m)
+	}
+	return in, &names
+}
+
+func TestSharedNetwork(t *testing.T) {
+	mine := filepath.Join(t.TempDir(), "resolv.conf")
+	if err := os.WriteFile(mine, []byte("nameserver 10.0.0.1\nsearch x.org y.org"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	in, names := shared(t, "blue", func(s *specs.Spec) {
+		s.Hostname = "DB"
+		s.Annotations["nerdctl/name"] = "stack-db-1"
+		s.Annotations[AnnotationAliases] = "db, cache"
+		s.Mounts = []specs.Mount{{Destination: "/etc/resolv.conf", Type: "bind", Source: mine, Options: []string{"rbind"}}}
+	})
+	in.ID = strings.Repeat("0123456789abcdef", 4)
+	p, err := New(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.Network.Config.LAN.Close() })
+	if got := strings.Join(*names, " "); got != "0123456789ab stack-db-1 db cache" {
+		t.Errorf("its names are %q", got)
+	}
+	i := p.Container.Interfaces[0]
+	if got := strings.Join(i.Addresses, " "); got != "192.168.127.3/24 fd61:7070:6c65:766d::3/64" {
+		t.Errorf("the second container has %s", got)
+	}
+	if mac := p.Machine.NICs[0].MAC.String(); mac != "02:61:76:6d:00:03" || i.Routes[0].Gateway != "192.168.127.1" {
+		t.Errorf("MAC address %s, gateway %s", mac, i.Routes[0].Gateway)
+	}
+	files, err := p.ReadFiles()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		switch got := string(f.Content); f.Path {
+		case "/etc/resolv.conf":
+			if want := "nameserver 192.168.127.1\nnameserver 10.0.0.1\nsearch applevm.internal x.org y.org\n"; got != want {
+				t.Errorf("%s is %q, want %q", f.Path, got, want)
+			}
+		case "/etc/hosts":
+			if !strings.Contains(got, "192.168.127.3\tDB\n") {
+				t.Errorf("%s is %q", f.Path, got)
+			}
+		}
+	}
+	in, _ = shared(t, "blue", func(s *specs.Spec) { s.Annotations[AnnotationAliases] = "a/b" })
+	if _, err := New(in); err == nil || !strings.Contains(err.Error(), `"a/b" is no name of a machine`) {
+		t.Errorf("got %v", err)
 	}
 }
 

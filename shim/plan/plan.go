@@ -13,6 +13,7 @@ import (
 
 	"github.com/applevm/applevm/config"
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
+	"github.com/applevm/applevm/network/lan"
 	"github.com/applevm/applevm/vmm"
 )
 
@@ -40,6 +41,9 @@ type Input struct {
 	Stat func(name string) (fs.FileInfo, error)
 	// ReadFile reads a file of the host (os.ReadFile).
 	ReadFile func(name string) ([]byte, error)
+	// Join joins a network that containers share, by its name. It is called at most
+	// once, and whoever asks for the plan closes what it returns.
+	Join func(name string, m lan.Member) (*lan.Port, error)
 	// Tmpfs tells whether a directory of the host is a tmpfs, and its size in
 	// bytes (Tmpfs).
 	Tmpfs func(dir string) (int64, bool)

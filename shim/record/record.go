@@ -13,6 +13,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/applevm/applevm/network/lan"
 )
 
 const (
@@ -25,6 +29,9 @@ const (
 type Record struct {
 	// MachineDir is the machine's private directory.
 	MachineDir string `json:"machineDir"`
+	// LAN is the directory of the network that it shares with other containers
+	// (package lan).
+	LAN string `json:"lan,omitempty"`
 	// PID is the task's process identifier, the VMM's. 0 until the VMM runs.
 	PID int `json:"pid,omitempty"`
 	// Hooks is set once hooks that the poststop hooks undo may have run.
@@ -69,23 +76,37 @@ func LoadAddress(bundle string) (string, error) {
 // container id. It lies in the directory of the shims' sockets, because bundles
 // have paths too long for a socket's.
 func MakeMachineDir(bundle, namespace, id string) (string, error) {
-	parent, err := os.Readlink(filepath.Join(bundle, socketLink))
+	dir, err := socketDir(bundle, "m", namespace, id, bundle)
 	if err != nil {
-		return "", fmt.Errorf("find the directory for sockets: %w", err)
+		return "", err
 	}
-	sum := sha256.Sum256([]byte(namespace + "/" + id + "/" + bundle))
-	dir := filepath.Join(parent, "m"+hex.EncodeToString(sum[:6]))
 	// What is there is left over from a shim that died together with its host.
 	if err := os.RemoveAll(dir); err != nil {
 		return "", fmt.Errorf("remove an old machine's directory: %w", err)
-	}
-	if err := os.MkdirAll(parent, 0o700); err != nil {
-		return "", err
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", fmt.Errorf("make the machine's directory: %w", err)
 	}
 	return dir, nil
+}
+
+// LANDir is the directory in which the shims of one user meet whose containers
+// share the network name, in one namespace. It need not be there, its parent is.
+func LANDir(bundle, namespace, name string) (string, error) {
+	return socketDir(bundle, "n", namespace, name, strconv.Itoa(os.Geteuid()))
+}
+
+// socketDir names a directory with a short path, whose parent it makes.
+func socketDir(bundle, kind string, parts ...string) (string, error) {
+	parent, err := os.Readlink(filepath.Join(bundle, socketLink))
+	if err != nil {
+		return "", fmt.Errorf("find the directory for sockets: %w", err)
+	}
+	if err := os.MkdirAll(parent, 0o700); err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256([]byte(strings.Join(parts, "/")))
+	return filepath.Join(parent, kind+hex.EncodeToString(sum[:6])), nil
 }
 
 // Clean ends the shim that owns the bundle, if it still runs, and removes what
@@ -98,6 +119,9 @@ func Clean(ctx context.Context, bundle string) (Record, error) {
 	}
 	if r.MachineDir != "" {
 		err = errors.Join(err, os.RemoveAll(r.MachineDir))
+	}
+	if r.LAN != "" {
+		err = errors.Join(err, lan.Clean(ctx, r.LAN))
 	}
 	return r, errors.Join(killErr, err)
 }

@@ -50,7 +50,14 @@ func TestCleanRemovesWhatTheRecordNames(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "sock"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	want := Record{MachineDir: dir, PID: 7, Hooks: true}
+	shared, err := LANDir(b, "ns", "blue")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Mkdir(shared, 0o700), os.WriteFile(filepath.Join(shared, "2.json"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	want := Record{MachineDir: dir, LAN: shared, PID: 7, Hooks: true}
 	if err := Save(b, want); err != nil {
 		t.Fatal(err)
 	}
@@ -58,8 +65,10 @@ func TestCleanRemovesWhatTheRecordNames(t *testing.T) {
 	if err != nil || got != want {
 		t.Errorf("%+v, %v", got, err)
 	}
-	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the machine's directory is still there: %v", err)
+	for _, d := range []string{dir, shared} {
+		if _, err := os.Stat(d); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s is still there: %v", d, err)
+		}
 	}
 	if _, err := Clean(context.Background(), b); err != nil {
 		t.Errorf("a second time: %v", err)

@@ -18,6 +18,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
+	"github.com/applevm/applevm/network/lan"
 	"github.com/applevm/applevm/network/tapns"
 	"github.com/applevm/applevm/network/usernet"
 	"github.com/applevm/applevm/shim/clock"
@@ -75,6 +76,7 @@ type container struct {
 	initExited  bool
 	paused      bool
 	machine     *machine.Machine
+	lan         *lan.Port        // nil if it shares no network; closed by network, if there is one
 	network     *usernet.Network // nil if it has none
 	netns       *tapns.Namespace // nil if no client connects it
 	portsGone   sync.WaitGroup   // the ports that it shares with the host
@@ -282,7 +284,7 @@ func (c *container) delete(ctx context.Context) error {
 func (c *container) destroy(ctx context.Context) {
 	c.destroyOnce.Do(func() {
 		c.mu.Lock()
-		m, network, netns, disk, cancel := c.machine, c.network, c.netns, c.disk, c.cancel
+		m, shared, network, netns, disk, cancel := c.machine, c.lan, c.network, c.netns, c.disk, c.cancel
 		procs := []*process{c.init}
 		for _, p := range c.execs {
 			procs = append(procs, p)
@@ -303,6 +305,11 @@ func (c *container) destroy(ctx context.Context) {
 		if network != nil {
 			if err := network.Close(); err != nil {
 				log.G(ctx).WithError(err).Error("the network was not ended in order")
+			}
+		}
+		if shared != nil {
+			if err := shared.Close(); err != nil { // the network has, if it was started
+				log.G(ctx).WithError(err).Error("the shared network was not left in order")
 			}
 		}
 		var wg sync.WaitGroup

@@ -21,6 +21,7 @@ import (
 	"github.com/applevm/applevm/guest/api"
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
 	"github.com/applevm/applevm/guest/image"
+	"github.com/applevm/applevm/network/lan"
 	"github.com/applevm/applevm/shim/hooks"
 	"github.com/applevm/applevm/shim/machine"
 	"github.com/applevm/applevm/shim/plan"
@@ -72,6 +73,7 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		Host:      plan.Host{CPUs: runtime.NumCPU(), DefaultCPUs: machine.DefaultCPUs(drv), Memory: machine.HostMemory(), Name: hostName()},
 		Stat:      os.Stat,
 		ReadFile:  os.ReadFile,
+		Join:      func(name string, m lan.Member) (*lan.Port, error) { return c.join(ctx, name, m) },
 		Tmpfs:     plan.Tmpfs,
 	})
 	if err != nil {

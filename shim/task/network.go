@@ -9,10 +9,12 @@ import (
 
 	"github.com/applevm/applevm/guest/api"
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
+	"github.com/applevm/applevm/network/lan"
 	"github.com/applevm/applevm/network/tapns"
 	"github.com/applevm/applevm/network/usernet"
 	"github.com/applevm/applevm/shim/hostports"
 	"github.com/applevm/applevm/shim/plan"
+	"github.com/applevm/applevm/shim/record"
 	"github.com/applevm/applevm/vmm"
 )
 
@@ -38,6 +40,25 @@ func (c *container) connect(m *vmm.Config, n plan.Network) (unplug func(), err e
 		return ns.CloseTaps, nil
 	}
 	return func() {}, nil
+}
+
+// join joins a network that containers share. destroy leaves it.
+func (c *container) join(ctx context.Context, name string, m lan.Member) (*lan.Port, error) {
+	dir, err := record.LANDir(c.bundle, c.s.opts.Namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.save(func(r *record.Record) { r.LAN = dir }); err != nil {
+		return nil, err
+	}
+	p, err := lan.Join(ctx, dir, m)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	c.lan = p
+	c.mu.Unlock()
+	return p, nil
 }
 
 // joinNetworks connects the machine to what hooks have set up in its network
