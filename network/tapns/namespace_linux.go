@@ -22,14 +22,6 @@ const tapPrefix = "applevm"
 // (nerdctl inspect).
 const firstIndex = 0x10000
 
-// Namespace is a network namespace with tap devices for a VMM.
-type Namespace struct {
-	// NS is the namespace.
-	NS *os.File
-	// Taps are the VMM's ends, with virtio-net headers (IFF_VNET_HDR).
-	Taps []*os.File
-}
-
 // New makes a namespace with n tap devices, which are down.
 func New(n int) (_ *Namespace, err error) {
 	s := &Namespace{}
@@ -38,30 +30,39 @@ func New(n int) (_ *Namespace, err error) {
 			s.Close()
 		}
 	}()
-	result := make(chan error)
-	go func() {
-		// The thread ends with this goroutine, as it is not unlocked: nothing else
-		// may run in the new namespace.
-		runtime.LockOSThread()
-		result <- s.make(n)
-	}()
-	if err := <-result; err != nil {
-		if errors.Is(err, unix.EPERM) {
-			err = fmt.Errorf("%w: networks of the client's need a shim that runs as root", err)
+	err = inThread(func() error {
+		ns, err := netns.New()
+		if err != nil {
+			return err
 		}
+		s.NS = os.NewFile(uintptr(ns), "network namespace")
+		unix.CloseOnExec(int(ns))
+		return s.addTaps(n)
+	})
+	if err != nil {
 		return nil, fmt.Errorf("make a network namespace: %w", err)
 	}
 	return s, nil
 }
 
-// make leaves the calling thread in the new namespace.
-func (s *Namespace) make(n int) error {
-	ns, err := netns.New()
-	if err != nil {
-		return err
+// inThread calls f, which may go to another namespace, in a thread of its own.
+func inThread(f func() error) error {
+	result := make(chan error)
+	go func() {
+		// The thread ends with this goroutine, as it is not unlocked: nothing else
+		// may run in the other namespace.
+		runtime.LockOSThread()
+		result <- f()
+	}()
+	err := <-result
+	if errors.Is(err, unix.EPERM) {
+		err = fmt.Errorf("%w: networks of the client's need a shim that runs as root", err)
 	}
-	s.NS = os.NewFile(uintptr(ns), "network namespace")
-	unix.CloseOnExec(int(ns))
+	return err
+}
+
+// addTaps makes tap devices in the thread's namespace.
+func (s *Namespace) addTaps(n int) error {
 	for i := range n {
 		tap, err := openTap(fmt.Sprint(tapPrefix, i), firstIndex+i)
 		if err != nil {
@@ -95,55 +96,58 @@ func openTap(name string, index int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-// CloseTaps closes this process's copies of the VMM's ends.
-func (s *Namespace) CloseTaps() {
-	for _, t := range s.Taps {
-		_ = t.Close()
-	}
-	s.Taps = nil
-}
-
-// Close lets go of the namespace, which ends when the VMM has ended too.
+// Close lets go of the namespace, which ends when the VMM has ended too, if it is not
+// somebody else's: that is left as it was.
 func (s *Namespace) Close() {
 	s.CloseTaps()
-	if s.NS != nil {
-		_ = s.NS.Close()
+	if s.NS == nil {
+		return
 	}
+	if s.borrowed {
+		if h, err := s.handle(); err == nil {
+			_ = undo(h) // the next machine tries again
+			h.Close()
+		}
+	}
+	_ = s.NS.Close()
 }
 
-// Interface is an interface of the namespace, as the guest is to have it.
-type Interface struct {
-	Name string
-	MAC  net.HardwareAddr
-	MTU  int
-	// Addresses are with their networks.
-	Addresses []*net.IPNet
-	// Routes without a gateway (nil) are on the link.
-	Routes []Route
+func (s *Namespace) handle() (*netlink.Handle, error) {
+	h, err := netlink.NewHandleAt(netns.NsHandle(s.NS.Fd()), unix.NETLINK_ROUTE)
+	if errors.Is(err, unix.EPERM) {
+		err = fmt.Errorf("%w: networks of the client's need a shim that runs as root", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the network namespace: %w", err)
+	}
+	return h, nil
 }
 
-// Route is one of an interface's routes.
-type Route struct {
-	Destination *net.IPNet
-	Gateway     net.IP
+// containerLinks are the namespace's interfaces that are the container's, in the
+// order in which they were made.
+func containerLinks(h *netlink.Handle) ([]netlink.Link, error) {
+	links, err := h.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list the interfaces of the network namespace: %w", err)
+	}
+	return slices.DeleteFunc(links, func(l netlink.Link) bool {
+		a := l.Attrs()
+		return a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 || strings.HasPrefix(a.Name, tapPrefix)
+	}), nil
 }
 
 // Join joins the namespace's interfaces, in the order in which they were made, to
 // its n tap devices, and returns them. There may be fewer interfaces than taps, not more.
 func (s *Namespace) Join(n int) ([]Interface, error) {
-	h, err := netlink.NewHandleAt(netns.NsHandle(s.NS.Fd()), unix.NETLINK_ROUTE)
+	h, err := s.handle()
 	if err != nil {
-		return nil, fmt.Errorf("open the network namespace: %w", err)
+		return nil, err
 	}
 	defer h.Close()
-	links, err := h.LinkList()
+	links, err := containerLinks(h)
 	if err != nil {
-		return nil, fmt.Errorf("list the interfaces of the network namespace: %w", err)
+		return nil, err
 	}
-	links = slices.DeleteFunc(links, func(l netlink.Link) bool {
-		a := l.Attrs()
-		return a.Flags&net.FlagLoopback != 0 || a.Flags&net.FlagUp == 0 || strings.HasPrefix(a.Name, tapPrefix)
-	})
 	if len(links) > n {
 		return nil, fmt.Errorf("interface %s is one more than the %d networks that the container asks for", links[n].Attrs().Name, n)
 	}
@@ -192,6 +196,19 @@ func describe(h *netlink.Handle, l netlink.Link) (Interface, error) {
 	return i, nil
 }
 
+// ingressHandle is the handle that an ingress queue has (tc(8)).
+var ingressHandle = netlink.MakeHandle(0xffff, 0)
+
+// filterPriority marks the redirections that are ours: a number that others hardly
+// use.
+const filterPriority = 0x6176
+
+func ingress(l netlink.Link) *netlink.Ingress {
+	return &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: l.Attrs().Index, Handle: ingressHandle, Parent: netlink.HANDLE_INGRESS,
+	}}
+}
+
 // join redirects what comes in on each of two interfaces to the other.
 func join(h *netlink.Handle, l, tap netlink.Link) error {
 	if err := h.LinkSetMTU(tap, l.Attrs().MTU); err != nil {
@@ -202,15 +219,12 @@ func join(h *netlink.Handle, l, tap netlink.Link) error {
 	}
 	for _, way := range [][2]netlink.Link{{l, tap}, {tap, l}} {
 		from, to := way[0].Attrs(), way[1].Attrs()
-		ingress := &netlink.Ingress{QdiscAttrs: netlink.QdiscAttrs{
-			LinkIndex: from.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_INGRESS,
-		}}
-		if err := h.QdiscAdd(ingress); err != nil {
+		if err := h.QdiscAdd(ingress(way[0])); err != nil {
 			return fmt.Errorf("add the ingress queue of %s: %w", from.Name, err)
 		}
 		all := &netlink.U32{
 			FilterAttrs: netlink.FilterAttrs{
-				LinkIndex: from.Index, Parent: ingress.Handle, Priority: 1, Protocol: unix.ETH_P_ALL,
+				LinkIndex: from.Index, Parent: ingressHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL,
 			},
 			Actions: []netlink.Action{netlink.NewMirredAction(to.Index)},
 		}

@@ -2,40 +2,21 @@
 
 package tapns
 
-import (
-	"errors"
-	"net"
-	"os"
-)
+import "errors"
 
-// Namespace exists on Linux only.
-type Namespace struct {
-	NS   *os.File
-	Taps []*os.File
-}
-
-// Interface exists on Linux only.
-type Interface struct {
-	Name      string
-	MAC       net.HardwareAddr
-	MTU       int
-	Addresses []*net.IPNet
-	Routes    []Route
-}
-
-// Route exists on Linux only.
-type Route struct {
-	Destination *net.IPNet
-	Gateway     net.IP
-}
+var errNone = errors.New("there are no network namespaces on this system: use --net=host or --net=none")
 
 // New fails.
-func New(int) (*Namespace, error) {
-	return nil, errors.New("there are no network namespaces on this system: use --net=host or --net=none")
-}
+func New(int) (*Namespace, error) { return nil, errNone }
 
-// CloseTaps does nothing.
-func (*Namespace) CloseTaps() {}
+// Open fails.
+func Open(string, int) (*Namespace, error) { return nil, errNone }
+
+// Count fails.
+func Count(string) (int, error) { return 0, errNone }
+
+// Undo does nothing.
+func Undo(string) error { return nil }
 
 // Close does nothing.
 func (*Namespace) Close() {}

@@ -33,13 +33,17 @@ const (
 	annotationNerdctlName     = "nerdctl/name"
 )
 
-// modeCNI is the network that a client sets up itself, in a network namespace of
-// the host.
-const modeCNI = "cni"
+const (
+	// modeCNI is the network that a client sets up itself, in a network namespace
+	// that is made for it.
+	modeCNI = "cni"
+	// modeNetNS is the same in a network namespace that the client has made.
+	modeNetNS = "netns"
+)
 
 // othersModes are no names of networks that containers share, lest somebody gets one who
 // means the client's.
-var othersModes = []string{modeCNI, "host", "bridge"}
+var othersModes = []string{modeCNI, modeNetNS, "host", "bridge"}
 
 // maxNetworks bounds a container's networks: each is a device of its machine's.
 const maxNetworks = 16
@@ -52,9 +56,12 @@ type Network struct {
 	// User gives its machine a network of its own (package usernet). Without it and
 	// CNI the machine has none.
 	User bool
-	// CNI is how many networks the client connects it to, by hooks, in a network
-	// namespace that is made for it.
+	// CNI is how many networks the client connects it to, in a network namespace:
+	// NetNS, or one that is made for it, where hooks do it.
 	CNI int
+	// NetNS is the path of a network namespace that the client has made; empty if
+	// there is none, or nothing in it.
+	NetNS string
 	// Shared says that other containers are in the user network: Config.LAN.
 	Shared bool
 	// Config is the user network's.
@@ -71,15 +78,22 @@ type Network struct {
 // network decides the container's network.
 func network(s *specs.Spec, in Input) (Network, error) {
 	mode, by, count := networkMode(s, in.Network)
+	path := namespacePath(s.Linux, specs.NetworkNamespace)
 	if strings.HasPrefix(mode, "container:") {
 		return Network{}, unsupported("the network of another container (%s) cannot be joined: each has a machine of its own", mode)
 	}
 	switch {
-	case mode == modeCNI && count > 0:
-		if count > maxNetworks {
-			return Network{}, invalid("%d networks are more than %d", count, maxNetworks)
+	case mode == modeNetNS && by == byClient:
+		count, err := in.Interfaces(path)
+		if err != nil {
+			return Network{}, unavailable("%w", err)
 		}
-		return Network{CNI: count}, nil
+		if count == 0 {
+			return Network{}, nil
+		}
+		return joined(Network{CNI: count, NetNS: path})
+	case mode == modeCNI && count > 0:
+		return joined(Network{CNI: count})
 	case mode == config.NetworkNone:
 		if s.Annotations[AnnotationPublish] != "" {
 			return Network{}, invalid("annotation %s asks for published ports, but the container has no network (%s)", AnnotationPublish, by)
@@ -110,6 +124,17 @@ func network(s *specs.Spec, in Input) (Network, error) {
 	return n, nil
 }
 
+// joined bounds how many networks a client connects the container to.
+func joined(n Network) (Network, error) {
+	if n.CNI > maxNetworks {
+		return Network{}, invalid("%d networks are more than %d", n.CNI, maxNetworks)
+	}
+	return n, nil
+}
+
+// byClient says that the spec decides which network a container gets.
+const byClient = "the container's spec"
+
 // networkMode says which network a container is to have, who decided that, and of
 // the client's own how many there are.
 func networkMode(s *specs.Spec, c config.Network) (mode, by string, count int) {
@@ -129,6 +154,8 @@ func networkMode(s *specs.Spec, c config.Network) (mode, by string, count int) {
 		return config.NetworkUser, "the container shares the host's network", 0
 	}
 	switch {
+	case namespacePath(s.Linux, specs.NetworkNamespace) != "":
+		return modeNetNS, byClient, 0
 	case slices.Equal(names, []string{"none"}):
 		return config.NetworkNone, "nerdctl's --net", 0
 	case len(names) > 0:

@@ -21,6 +21,7 @@ import (
 
 func TestNetworkMode(t *testing.T) {
 	own := []specs.LinuxNamespace{{Type: specs.NetworkNamespace}}
+	joinedNS := []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: "/run/netns/x"}}
 	for _, tt := range []struct {
 		name        string
 		annotations map[string]string
@@ -41,6 +42,9 @@ func TestNetworkMode(t *testing.T) {
 		{name: "nerdctl's host", annotations: map[string]string{"nerdctl/networks": `["host"]`}, fallback: "none", user: true},
 		{name: "nerdctl's bridge", annotations: map[string]string{"nerdctl/networks": `["bridge"]`}, namespaces: own, fallback: "user", cni: 1},
 		{name: "nerdctl's own", annotations: map[string]string{"nerdctl/networks": `["blue","red"]`}, namespaces: own, fallback: "user", cni: 2},
+		{name: "one by its path", namespaces: joinedNS, fallback: "user", cni: 2},
+		{name: "one by its path, of nerdctl's", annotations: map[string]string{"nerdctl/networks": `["ns:/run/netns/x"]`}, namespaces: joinedNS, fallback: "user", cni: 2},
+		{name: "annotation over a path", annotations: map[string]string{AnnotationNetwork: "user"}, namespaces: joinedNS, fallback: "none", user: true},
 		{name: "too many", annotations: map[string]string{"nerdctl/networks": `["1","2","3","4","5","6","7","8","9","10","11","12","13","14","15","16","17"]`}, namespaces: own, fallback: "user", err: "17 networks"},
 		{name: "another container's", annotations: map[string]string{"nerdctl/networks": `["container:abc"]`}, namespaces: own, fallback: "user", err: "the network of another container (container:abc) cannot be joined"},
 		{name: "annotation over nerdctl's", annotations: map[string]string{"nerdctl/networks": `["none"]`, AnnotationNetwork: "user"}, namespaces: own, fallback: "none", user: true},
@@ -65,6 +69,9 @@ func TestNetworkMode(t *testing.T) {
 			}
 			if p.Network.User != tt.user || p.Network.CNI != tt.cni || (len(p.Machine.NICs) > 0) != (tt.user || tt.cni > 0) || (len(p.Container.Interfaces) == 1) != tt.user {
 				t.Errorf("network %+v, NICs %v, interfaces %v", p.Network, p.Machine.NICs, p.Container.Interfaces)
+			}
+			if strings.Contains(string(p.Container.Spec), "/run/netns") {
+				t.Errorf("the guest is told a path of the host: %s", p.Container.Spec)
 			}
 		})
 	}

@@ -44,6 +44,9 @@ type Input struct {
 	// Join joins a network that containers share, by its name. It is called at most
 	// once, and whoever asks for the plan closes what it returns.
 	Join func(name string, m lan.Member) (*lan.Port, error)
+	// Interfaces counts the interfaces in a network namespace of the host, by its
+	// path (tapns.Count).
+	Interfaces func(path string) (int, error)
 	// Tmpfs tells whether a directory of the host is a tmpfs, and its size in
 	// bytes (Tmpfs).
 	Tmpfs func(dir string) (int64, bool)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/applevm/applevm/config"
 	"github.com/applevm/applevm/manifest"
+	"github.com/applevm/applevm/network/lan"
 	"github.com/applevm/applevm/vmm"
 )
 
@@ -48,13 +49,15 @@ func input(t testing.TB, change func(*specs.Spec)) Input {
 			},
 			Writable: &manifest.Writable{Path: "/host/rw.img", FSType: "ext4"},
 		}),
-		Machine:  config.Default().Machine,
-		Boot:     Boot{Kernel: "/host/kernel", Initrd: "/host/initramfs", Cmdline: []string{"quiet"}},
-		Host:     Host{DefaultCPUs: 1, Memory: 8 << 30},
-		Network:  config.Network{Default: config.NetworkNone},
-		Stat:     os.Stat,
-		ReadFile: os.ReadFile,
-		Tmpfs:    func(string) (int64, bool) { return 0, false },
+		Machine:    config.Default().Machine,
+		Boot:       Boot{Kernel: "/host/kernel", Initrd: "/host/initramfs", Cmdline: []string{"quiet"}},
+		Host:       Host{DefaultCPUs: 1, Memory: 8 << 30},
+		Network:    config.Network{Default: config.NetworkNone},
+		Stat:       os.Stat,
+		ReadFile:   os.ReadFile,
+		Interfaces: func(string) (int, error) { return 2, nil },
+		Join:       func(string, lan.Member) (*lan.Port, error) { return nil, errors.New("no network is shared here") },
+		Tmpfs:      func(string) (int64, bool) { return 0, false },
 	}
 }
 
@@ -264,7 +267,6 @@ func TestRefuses(t *testing.T) {
 		{"no linux section", func(s *specs.Spec) { s.Linux = nil }, "no linux section", errdefs.IsNotImplemented},
 		{"no process", func(s *specs.Spec) { s.Process = nil }, "no process", errdefs.IsInvalidArgument},
 		{"no command", func(s *specs.Spec) { s.Process.Args = nil }, "no command", errdefs.IsInvalidArgument},
-		{"network namespace", func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/run/netns/x" }, "network namespace /run/netns/x is not implemented: CNI networks are not implemented yet, use --net=none", errdefs.IsNotImplemented},
 		{"pid namespace", func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/proc/1/ns/pid" }, "pid namespace /proc/1/ns/pid", errdefs.IsNotImplemented},
 		{"hook in the container", func(s *specs.Spec) {
 			s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/usr/bin/hook"}}}

@@ -110,11 +110,12 @@ func guestProcess(p *specs.Process) (*specs.Process, []string) {
 func guestLinux(l *specs.Linux, cpus int) (*specs.Linux, []string, error) {
 	g := *l
 	var warnings []string
-	for _, ns := range l.Namespaces {
+	g.Namespaces = slices.Clone(l.Namespaces)
+	for i, ns := range l.Namespaces {
 		switch {
 		case ns.Path == "":
 		case ns.Type == specs.NetworkNamespace:
-			return nil, nil, unsupported("joining the network namespace %s is not implemented: CNI networks are not implemented yet, use --net=none", ns.Path)
+			g.Namespaces[i].Path = "" // what is in it comes to one of the guest's (network)
 		default:
 			return nil, nil, unsupported("joining the %s namespace %s is not implemented", ns.Type, ns.Path)
 		}
@@ -156,6 +157,17 @@ func guestLinux(l *specs.Linux, cpus int) (*specs.Linux, []string, error) {
 
 func hasNamespace(l *specs.Linux, kind specs.LinuxNamespaceType) bool {
 	return slices.ContainsFunc(l.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
+}
+
+// namespacePath is the path of the host's namespace of a kind that the container is
+// to join; empty if it is to have one of its own, or the host's.
+func namespacePath(l *specs.Linux, kind specs.LinuxNamespaceType) string {
+	for _, n := range l.Namespaces {
+		if n.Type == kind {
+			return n.Path
+		}
+	}
+	return ""
 }
 
 // Process returns the process of an exec as it goes into the guest, from the

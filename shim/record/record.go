@@ -17,6 +17,7 @@ import (
 	"strings"
 
 	"github.com/applevm/applevm/network/lan"
+	"github.com/applevm/applevm/network/tapns"
 )
 
 const (
@@ -32,6 +33,8 @@ type Record struct {
 	// LAN is the directory of the network that it shares with other containers
 	// (package lan).
 	LAN string `json:"lan,omitempty"`
+	// NetNS is the path of a client's network namespace that it uses (package tapns).
+	NetNS string `json:"netns,omitempty"`
 	// PID is the task's process identifier, the VMM's. 0 until the VMM runs.
 	PID int `json:"pid,omitempty"`
 	// Hooks is set once hooks that the poststop hooks undo may have run.
@@ -122,6 +125,9 @@ func Clean(ctx context.Context, bundle string) (Record, error) {
 	}
 	if r.LAN != "" {
 		err = errors.Join(err, lan.Clean(ctx, r.LAN))
+	}
+	if r.NetNS != "" {
+		err = errors.Join(err, tapns.Undo(r.NetNS))
 	}
 	return r, errors.Join(killErr, err)
 }

@@ -22,6 +22,7 @@ import (
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
 	"github.com/applevm/applevm/guest/image"
 	"github.com/applevm/applevm/network/lan"
+	"github.com/applevm/applevm/network/tapns"
 	"github.com/applevm/applevm/shim/hooks"
 	"github.com/applevm/applevm/shim/machine"
 	"github.com/applevm/applevm/shim/plan"
@@ -61,20 +62,21 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		return err
 	}
 	p, err := plan.New(plan.Input{
-		Namespace: c.s.opts.Namespace,
-		ID:        c.id,
-		Bundle:    c.bundle,
-		Spec:      spec,
-		Rootfs:    rootfs,
-		Machine:   cfg.Machine,
-		Network:   cfg.Network,
-		Wish:      plan.Size{CPUs: asked.CPUs, Memory: asked.MemoryMiB << 20},
-		Boot:      plan.Boot{Kernel: img.Kernel, Initrd: img.Initrd, Cmdline: img.Cmdline},
-		Host:      plan.Host{CPUs: runtime.NumCPU(), DefaultCPUs: machine.DefaultCPUs(drv), Memory: machine.HostMemory(), Name: hostName()},
-		Stat:      os.Stat,
-		ReadFile:  os.ReadFile,
-		Join:      func(name string, m lan.Member) (*lan.Port, error) { return c.join(ctx, name, m) },
-		Tmpfs:     plan.Tmpfs,
+		Namespace:  c.s.opts.Namespace,
+		ID:         c.id,
+		Bundle:     c.bundle,
+		Spec:       spec,
+		Rootfs:     rootfs,
+		Machine:    cfg.Machine,
+		Network:    cfg.Network,
+		Wish:       plan.Size{CPUs: asked.CPUs, Memory: asked.MemoryMiB << 20},
+		Boot:       plan.Boot{Kernel: img.Kernel, Initrd: img.Initrd, Cmdline: img.Cmdline},
+		Host:       plan.Host{CPUs: runtime.NumCPU(), DefaultCPUs: machine.DefaultCPUs(drv), Memory: machine.HostMemory(), Name: hostName()},
+		Stat:       os.Stat,
+		ReadFile:   os.ReadFile,
+		Interfaces: tapns.Count,
+		Join:       func(name string, m lan.Member) (*lan.Port, error) { return c.join(ctx, name, m) },
+		Tmpfs:      plan.Tmpfs,
 	})
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ func (c *container) connect(m *vmm.Config, n plan.Network) (unplug func(), err e
 	case n.User:
 		return c.connectUser(m, n)
 	case n.CNI > 0:
-		ns, err := tapns.New(n.CNI)
+		ns, err := c.netNS(n)
 		if err != nil {
 			return nil, errdefs.ErrFailedPrecondition.WithMessage(err.Error())
 		}
@@ -40,6 +40,17 @@ func (c *container) connect(m *vmm.Config, n plan.Network) (unplug func(), err e
 		return ns.CloseTaps, nil
 	}
 	return func() {}, nil
+}
+
+// netNS is the network namespace in which the client connects the container.
+func (c *container) netNS(n plan.Network) (*tapns.Namespace, error) {
+	if n.NetNS == "" {
+		return tapns.New(n.CNI)
+	}
+	if err := c.save(func(r *record.Record) { r.NetNS = n.NetNS }); err != nil {
+		return nil, err
+	}
+	return tapns.Open(n.NetNS, n.CNI)
 }
 
 // join joins a network that containers share. destroy leaves it.
