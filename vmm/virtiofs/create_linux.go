@@ -125,18 +125,20 @@ func (fs *fileSystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, 
 			}
 			return err
 		}
-		if !made { // by somebody else meanwhile: what it is must be looked at first
-			n, err := fs.node(out.NodeId)
-			if err == nil {
+		n, err := fs.node(out.NodeId)
+		if err == nil {
+			defer fs.done(&n.descriptor)
+			if !made { // by somebody else meanwhile: what it is must be looked at first
 				fd, err = reopen(n, flags)
-				fs.done(&n.descriptor)
 			}
-			if err != nil {
-				fs.Forget(out.NodeId, 1)
-				return err
-			}
+		} else if made {
+			_ = unix.Close(fd)
 		}
-		if out.Fh, err = fs.addHandle(fd); err != nil {
+		if err != nil {
+			fs.Forget(out.NodeId, 1)
+			return err
+		}
+		if out.Fh, err = fs.addHandle(n, fd); err != nil {
 			fs.Forget(out.NodeId, 1)
 			return err
 		}
@@ -166,7 +168,14 @@ func (fs *fileSystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, from, to stri
 	}
 	return fs.change(in.NodeId, from, func(old *node) error {
 		return errno(fs.inDir(in.Newdir, to, func(dir *node) error {
-			return again(func() error { return unix.Renameat2(old.fd, from, dir.fd, to, uint(in.Flags)) })
+			if err := again(func() error { return unix.Renameat2(old.fd, from, dir.fd, to, uint(in.Flags)) }); err != nil {
+				return err
+			}
+			fs.moved(dir, to)
+			if in.Flags&unix.RENAME_EXCHANGE != 0 {
+				fs.moved(old, from)
+			}
+			return nil
 		}))
 	})
 }

@@ -19,7 +19,7 @@ func (fs *fileSystem) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.Open
 		if err != nil {
 			return err
 		}
-		out.Fh, err = fs.add(&handle{descriptor: descriptor{fd: fd, uses: 1}, dir: &dirStream{}})
+		out.Fh, err = fs.add(&handle{descriptor: descriptor{fd: fd, uses: 1}, node: n, dir: &dirStream{}})
 		return err
 	})
 }

@@ -1,6 +1,7 @@
 package virtiofs
 
 import (
+	"container/list"
 	"errors"
 	"fmt"
 	"strconv"
@@ -17,8 +18,7 @@ const (
 	// valid is how long the guest may take what it knows for true.
 	valid = time.Second
 	// wantedFiles is the number of open files that the process should be able to
-	// have: the guest's kernel keeps what it has seen, and each file that it keeps is
-	// a descriptor here.
+	// have: the guest may have as many open.
 	wantedFiles = 1 << 20
 	// spareFiles are left to the rest of the process.
 	spareFiles = 512
@@ -35,6 +35,7 @@ type fileSystem struct {
 	root     *node
 	files    map[string]int // descriptors of what is in the root, if that is all there is
 	limit    int            // of descriptors
+	maxAwake int            // see letSleep
 
 	mu      sync.Mutex
 	closed  bool
@@ -44,11 +45,12 @@ type fileSystem struct {
 	byFile  map[fileKey]*node
 	handles map[uint64]*handle
 	devices map[device]uint64
+	awake   *list.List // of the nodes that may sleep and do not, the last used first
 }
 
 // descriptor is an open file of the host that is closed after its last use.
 type descriptor struct {
-	fd   int
+	fd   int // -1 if closed
 	uses int // guarded by fileSystem.mu
 }
 
@@ -59,6 +61,11 @@ type node struct {
 	key        fileKey
 	kind       uint16 // unix.S_IFREG and so on
 	lookups    uint64 // how often the guest got it and did not forget it
+
+	// Where it is found again after it slept; no parent if it must not sleep.
+	parent *node
+	name   string
+	awake  *list.Element // of fileSystem.awake
 }
 
 type device struct{ major, minor uint32 }
@@ -67,6 +74,7 @@ type device struct{ major, minor uint32 }
 type fileKey struct {
 	device
 	ino, mount uint64
+	kind       uint16
 }
 
 func newFileSystem(path string, readOnly bool) (*fileSystem, error) {
@@ -77,10 +85,11 @@ func newFileSystem(path string, readOnly bool) (*fileSystem, error) {
 		return nil, fmt.Errorf("share the directory %s: %w", path, err)
 	}
 	fs := &fileSystem{
-		RawFileSystem: fuse.NewDefaultRawFileSystem(), readOnly: readOnly, limit: fileLimit(),
+		RawFileSystem: fuse.NewDefaultRawFileSystem(), readOnly: readOnly, limit: fileLimit(), awake: list.New(),
 		nodes: map[uint64]*node{}, byFile: map[fileKey]*node{}, handles: map[uint64]*handle{},
 		devices: map[device]uint64{}, last: rootNode,
 	}
+	fs.maxAwake = min(maxAwake, fs.limit/2)
 	stx, err := stat(fd)
 	if err != nil {
 		_ = unix.Close(fd)
@@ -151,7 +160,7 @@ func stat(fd int) (*unix.Statx_t, error) {
 }
 
 func keyOf(stx *unix.Statx_t) fileKey {
-	return fileKey{device{stx.Dev_major, stx.Dev_minor}, stx.Ino, stx.Mnt_id}
+	return fileKey{device{stx.Dev_major, stx.Dev_minor}, stx.Ino, stx.Mnt_id, stx.Mode & unix.S_IFMT}
 }
 
 // procPath is a path by which the kernel finds the file that fd names, whatever
@@ -177,7 +186,9 @@ func (fs *fileSystem) node(id uint64) (*node, error) {
 	if n == nil {
 		return nil, unix.ESTALE
 	}
-	n.uses++
+	if err := fs.use(n); err != nil {
+		return nil, err
+	}
 	return n, nil
 }
 
@@ -191,7 +202,14 @@ func (fs *fileSystem) done(d *descriptor) {
 func (fs *fileSystem) release(d *descriptor) {
 	d.uses--
 	if d.uses == 0 {
+		fs.closeFD(d)
+	}
+}
+
+func (fs *fileSystem) closeFD(d *descriptor) {
+	if d.fd >= 0 {
 		_ = unix.Close(d.fd)
+		d.fd = -1
 		fs.open--
 	}
 }
@@ -263,7 +281,11 @@ func (fs *fileSystem) enter(dir *node, name string, out *fuse.EntryOut) error {
 		_ = unix.Close(fd)
 		return err
 	}
-	id, err := fs.adopt(fd, stx)
+	parent := dir
+	if fs.files != nil && dir == fs.root {
+		parent = nil // its name does not lead to it
+	}
+	id, err := fs.adopt(fd, stx, parent, name)
 	if err != nil {
 		return err
 	}
@@ -275,24 +297,29 @@ func (fs *fileSystem) enter(dir *node, name string, out *fuse.EntryOut) error {
 }
 
 // adopt makes a node of fd, or closes fd if there is one of its file. The guest has
-// got it once more then.
-func (fs *fileSystem) adopt(fd int, stx *unix.Statx_t) (uint64, error) {
+// got it once more then, by the name in the directory parent.
+func (fs *fileSystem) adopt(fd int, stx *unix.Statx_t, parent *node, name string) (uint64, error) {
 	key := keyOf(stx)
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if n := fs.byFile[key]; n != nil {
+	n := fs.byFile[key]
+	if n != nil && n.fd >= 0 {
 		_ = unix.Close(fd)
-		n.lookups++
-		return n.id, nil
-	}
-	if fs.closed || fs.open >= fs.limit {
+	} else if !fs.room() || n == nil && len(fs.nodes) >= maxNodes {
 		_ = unix.Close(fd)
 		return 0, unix.ENFILE
+	} else {
+		if n == nil {
+			fs.last++
+			n = &node{descriptor: descriptor{fd: -1, uses: 1}, id: fs.last, key: key, kind: key.kind, parent: parent}
+			fs.nodes[n.id], fs.byFile[key] = n, n
+		}
+		fs.keep(n, fd)
 	}
-	fs.open++
-	fs.last++
-	n := &node{descriptor: descriptor{fd: fd, uses: 1}, id: fs.last, key: key, kind: stx.Mode & unix.S_IFMT, lookups: 1}
-	fs.nodes[n.id], fs.byFile[key] = n, n
+	n.lookups++
+	if n.parent != nil && parent != nil {
+		n.parent, n.name = parent, name
+	}
 	return n.id, nil
 }
 
@@ -313,6 +340,10 @@ func (fs *fileSystem) Forget(id, lookups uint64) {
 func (fs *fileSystem) drop(n *node) {
 	delete(fs.nodes, n.id)
 	delete(fs.byFile, n.key)
+	if n.awake != nil {
+		fs.awake.Remove(n.awake)
+		n.awake = nil
+	}
 	fs.release(&n.descriptor)
 }
 
@@ -326,8 +357,7 @@ func (fs *fileSystem) forgetAll() {
 		}
 	}
 	for id, h := range fs.handles {
-		delete(fs.handles, id)
-		fs.release(&h.descriptor)
+		fs.dropHandle(id, h)
 	}
 }
 

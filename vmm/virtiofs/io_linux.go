@@ -19,7 +19,8 @@ const maxCopy = 64 << 20
 // handle is a file or directory that the guest has open.
 type handle struct {
 	descriptor
-	dir *dirStream // of a directory
+	node *node      // which does not sleep meanwhile
+	dir  *dirStream // of a directory
 }
 
 // reopen opens what n names: a regular file, as nothing else may be opened here. A
@@ -37,18 +38,19 @@ func reopen(n *node, flags int) (int, error) {
 	})
 }
 
-func (fs *fileSystem) addHandle(fd int) (uint64, error) {
-	return fs.add(&handle{descriptor: descriptor{fd: fd, uses: 1}})
+func (fs *fileSystem) addHandle(n *node, fd int) (uint64, error) {
+	return fs.add(&handle{descriptor: descriptor{fd: fd, uses: 1}, node: n})
 }
 
-// add numbers h, or closes it if there are too many.
+// add numbers h, or closes it if there are too many. Its node is in use.
 func (fs *fileSystem) add(h *handle) (uint64, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	if fs.closed || fs.open >= fs.limit {
+	if !fs.room() {
 		_ = unix.Close(h.fd)
 		return 0, unix.ENFILE
 	}
+	h.node.uses++
 	fs.open++
 	fs.last++
 	fs.handles[fs.last] = h
@@ -81,9 +83,14 @@ func (fs *fileSystem) removeHandle(id uint64) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if h := fs.handles[id]; h != nil {
-		delete(fs.handles, id)
-		fs.release(&h.descriptor)
+		fs.dropHandle(id, h)
 	}
+}
+
+func (fs *fileSystem) dropHandle(id uint64, h *handle) {
+	delete(fs.handles, id)
+	fs.release(&h.descriptor)
+	fs.release(&h.node.descriptor)
 }
 
 // Open implements fuse.RawFileSystem.
@@ -98,7 +105,7 @@ func (fs *fileSystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut
 		}
 		// The guest drops its cache when it finds that size or time have changed.
 		out.OpenFlags = fuse.FOPEN_KEEP_CACHE
-		out.Fh, err = fs.addHandle(fd)
+		out.Fh, err = fs.addHandle(n, fd)
 		return err
 	})
 }
