@@ -47,7 +47,7 @@ func TestCreateRefusesClearly(t *testing.T) {
 			s.Annotations = map[string]string{plan.AnnotationMemory: "512TiB"}
 		}, want: "not enough memory on the host: machine test/c is to have 512TiB"},
 		{name: "network", spec: func(s *specs.Spec) {
-			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/run/netns/x"})
+			s.Linux.Namespaces = []specs.LinuxNamespace{{Type: specs.NetworkNamespace, Path: "/run/netns/x"}}
 		}, want: "open the network namespace: open /run/netns/x"},
 		{name: "checkpoint", change: func(_ *box, r *taskapi.CreateTaskRequest) { r.Checkpoint = "/x" }, want: "Create from a checkpoint is not implemented"},
 		{name: "missing stdout", change: func(c *box, r *taskapi.CreateTaskRequest) { r.Stdout = filepath.Join(c.dir, "none") }, want: "open stdout"},
