@@ -14,53 +14,11 @@ import (
 	"time"
 
 	"github.com/applevm/applevm/e2e/stack"
+	"github.com/applevm/applevm/internal/echotest"
 )
 
 // loopbackConfig lets containers reach the test's own servers.
 const loopbackConfig = "[network]\nhost_loopback = true\n"
-
-// echoServer answers, on a TCP and UDP port of a loopback address, a line (or
-// datagram) with the same.
-func echoServer(t *testing.T, addr string) int {
-	t.Helper()
-	for range 20 {
-		l, err := net.Listen("tcp", net.JoinHostPort(addr, "0"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		u, err := net.ListenPacket("udp", l.Addr().String())
-		if err != nil {
-			_ = l.Close()
-			continue
-		}
-		t.Cleanup(func() { _, _ = l.Close(), u.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer c.Close()
-					_, _ = io.Copy(c, c)
-				}()
-			}
-		}()
-		go func() {
-			buf := make([]byte, 64<<10)
-			for {
-				n, from, err := u.ReadFrom(buf)
-				if err != nil {
-					return
-				}
-				_, _ = u.WriteTo(buf[:n], from)
-			}
-		}()
-		return l.Addr().(*net.TCPAddr).Port
-	}
-	t.Fatal("no port is free for both TCP and UDP")
-	return 0
-}
 
 // freePort is a port of the host on which nobody listens.
 func freePort(t *testing.T) string {
@@ -137,7 +95,7 @@ func TestUserNetwork(t *testing.T) {
 				}
 			})
 			for i, addr := range []string{"127.0.0.1", "::1"} {
-				port := echoServer(t, addr)
+				port := echotest.Serve(t, addr)
 				host := []string{"192.168.127.254", "fd61:7070:6c65:766d::fe"}[i]
 				for _, protocol := range []string{"tcp", "udp"} {
 					t.Run(protocol+" to "+addr, func(t *testing.T) {
@@ -155,7 +113,7 @@ func TestUserNetwork(t *testing.T) {
 				}
 			})
 			t.Run("a lot", func(t *testing.T) {
-				port := echoServer(t, "127.0.0.1")
+				port := echotest.Serve(t, "127.0.0.1")
 				got := in(fmt.Sprintf("exec 3<>/dev/tcp/192.168.127.254/%d; (head -c 20000000 /dev/zero >&3; echo sent >&2) & timeout 100 head -c 20000000 <&3 | wc -c", port))
 				if strings.TrimSpace(got) != "20000000" {
 					t.Errorf("got %q", got)
@@ -183,7 +141,7 @@ func backgroundAs(t *testing.T, s *stack.Stack, id string, flags []string, cmd .
 
 func TestHostLoopbackIsClosed(t *testing.T) {
 	s := userStack(t)
-	port := echoServer(t, "127.0.0.1")
+	port := echotest.Serve(t, "127.0.0.1")
 	out := must(t, s.CtrRun(t.Context(), "--rm", img, name(t), "bash", "-c", fmt.Sprintf(
 		"for a in 192.168.127.254 192.168.127.1 127.0.0.1 169.254.169.254 fd61:7070:6c65:766d::fe; do (exec 3<>/dev/tcp/$a/%d) 2>&1 | grep -o refused | uniq | grep . || echo $a answers; done", port)))
 	if out != strings.Repeat("refused\n", 5) {

@@ -122,50 +122,6 @@ func (g *guest) dialUDP(to netip.AddrPort) *gonet.UDPConn {
 	return c
 }
 
-// echoServer serves TCP and UDP on one port of a loopback address of the host:
-// it gives back what it gets.
-func echoServer(t *testing.T, addr string) uint16 {
-	t.Helper()
-	for range 20 {
-		l, err := net.Listen("tcp", net.JoinHostPort(addr, "0"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		at := l.Addr().(*net.TCPAddr).AddrPort()
-		u, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(at))
-		if err != nil {
-			_ = l.Close() // the same UDP port is somebody else's
-			continue
-		}
-		t.Cleanup(func() { _, _ = l.Close(), u.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					pump(c.(*net.TCPConn), c.(*net.TCPConn))
-					_ = c.Close()
-				}()
-			}
-		}()
-		go func() {
-			buf := make([]byte, maxDatagram)
-			for {
-				k, from, err := u.ReadFromUDPAddrPort(buf)
-				if err != nil {
-					return
-				}
-				_, _ = u.WriteToUDPAddrPort(buf[:k], from)
-			}
-		}()
-		return at.Port()
-	}
-	t.Fatal("no port is free for both TCP and UDP")
-	return 0
-}
-
 // listen accepts connections in the guest, each handled by serve.
 func (g *guest) listen(port uint16, serve func(net.Conn)) {
 	g.t.Helper()

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/applevm/applevm/internal/echotest"
 )
 
 // withLoopback lets tests reach servers on the host whatever its network.
@@ -19,7 +21,7 @@ func TestTCP(t *testing.T) {
 	g := newGuest(t, withLoopback)
 	for i, family := range []string{"127.0.0.1", "::1"} {
 		t.Run(family, func(t *testing.T) {
-			port := echoServer(t, family)
+			port := echotest.Serve(t, family)
 			c, err := g.dial(netip.AddrPortFrom(g.n.addrs.Host[i], port))
 			if err != nil {
 				t.Fatal(err)
@@ -42,7 +44,7 @@ func TestUDP(t *testing.T) {
 	g := newGuest(t, withLoopback)
 	for i, family := range []string{"127.0.0.1", "::1"} {
 		for _, size := range []int{1, 1200, 60000} {
-			port := echoServer(t, family)
+			port := echotest.Serve(t, family)
 			c := g.dialUDP(netip.AddrPortFrom(g.n.addrs.Host[i], port))
 			sent := bytes.Repeat([]byte{byte(size)}, size)
 			if _, err := c.Write(sent); err != nil {
@@ -59,7 +61,7 @@ func TestUDP(t *testing.T) {
 
 func TestSmallMTU(t *testing.T) {
 	g := newGuest(t, Config{HostLoopback: true, MTU: MinMTU})
-	c := g.dialUDP(netip.AddrPortFrom(g.n.addrs.Host[0], echoServer(t, "127.0.0.1")))
+	c := g.dialUDP(netip.AddrPortFrom(g.n.addrs.Host[0], echotest.Serve(t, "127.0.0.1")))
 	sent := bytes.Repeat([]byte("fragments "), 900)
 	if _, err := c.Write(sent); err != nil {
 		t.Fatal(err)
@@ -71,7 +73,7 @@ func TestSmallMTU(t *testing.T) {
 }
 
 func TestRefusedConnections(t *testing.T) {
-	port := echoServer(t, "127.0.0.1")
+	port := echotest.Serve(t, "127.0.0.1")
 	closed := func() uint16 {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -169,7 +171,7 @@ func TestAddressesIn(t *testing.T) {
 // for another.
 func TestTCPLimit(t *testing.T) {
 	g := newGuest(t, Config{HostLoopback: true, Limits: Limits{TCP: 2}})
-	to := netip.AddrPortFrom(g.n.addrs.Host[0], echoServer(t, "127.0.0.1"))
+	to := netip.AddrPortFrom(g.n.addrs.Host[0], echotest.Serve(t, "127.0.0.1"))
 	first, err := g.dial(to)
 	if err != nil {
 		t.Fatal(err)
@@ -221,7 +223,7 @@ func TestUnreadIsAborted(t *testing.T) {
 // TestUDPLimit: one flow more ends the one that was idle for longest.
 func TestUDPLimit(t *testing.T) {
 	g := newGuest(t, Config{HostLoopback: true, Limits: Limits{UDP: 8}})
-	to := netip.AddrPortFrom(g.n.addrs.Host[0], echoServer(t, "127.0.0.1"))
+	to := netip.AddrPortFrom(g.n.addrs.Host[0], echotest.Serve(t, "127.0.0.1"))
 	for range 40 {
 		c := g.dialUDP(to)
 		if _, err := c.Write([]byte("x")); err != nil {
@@ -274,7 +276,7 @@ func TestCloseEndsAll(t *testing.T) {
 	before := runtime.NumGoroutine()
 	t.Run("use", func(t *testing.T) {
 		g := newGuest(t, withLoopback)
-		port := echoServer(t, "127.0.0.1")
+		port := echotest.Serve(t, "127.0.0.1")
 		to := netip.AddrPortFrom(g.n.addrs.Host[0], port)
 		if _, err := g.dial(to); err != nil {
 			t.Fatal(err)

@@ -14,6 +14,8 @@ import (
 	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
 	"gvisor.dev/gvisor/pkg/tcpip/network/ipv4"
+
+	"github.com/applevm/applevm/internal/echotest"
 )
 
 // freePort is a port of the host that is free for TCP and UDP.
@@ -122,7 +124,7 @@ func TestPublishUDP(t *testing.T) {
 
 func TestPublishTakenPort(t *testing.T) {
 	g := newGuest(t, Config{})
-	port := echoServer(t, "127.0.0.1")
+	port := echotest.Serve(t, "127.0.0.1")
 	for _, protocol := range []string{"tcp", "udp"} {
 		p := Port{protocol, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), 80}
 		if err := g.n.Publish(p); err == nil || !strings.Contains(err.Error(), "in use on the host") || !strings.Contains(err.Error(), p.Host.String()) {
