@@ -78,11 +78,9 @@ func (n netNS) fetch(t *testing.T, addr string) (got string, err error) {
 	return got, err
 }
 
-// greeter is a server that says who calls.
-const greeter = `use IO::Socket::INET; my $l = IO::Socket::INET->new(LocalPort => 80, Listen => 5) or die; while (my $c = $l->accept) { print $c "hello ", $c->peerhost; close $c }`
-
-// TestNerdctlBridge: nerdctl's own networks, made by CNI plugins.
-func TestNerdctlBridge(t *testing.T) {
+// cniStack is a stack in a network namespace of its own, for nerdctl's networks.
+func cniStack(t *testing.T) (*stack.Stack, netNS) {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("nerdctl's networks need root: run this with sudo")
 	}
@@ -92,6 +90,15 @@ func TestNerdctlBridge(t *testing.T) {
 	}
 	ns := newNetNS(t)
 	s := newStack(t, stack.Options{NetNS: ns.path()})
+	return s, ns
+}
+
+// greeter is a server that says who calls.
+const greeter = `use IO::Socket::INET; my $l = IO::Socket::INET->new(LocalPort => 80, Listen => 5) or die; while (my $c = $l->accept) { print $c "hello ", $c->peerhost; close $c }`
+
+// TestNerdctlBridge: nerdctl's own networks, made by CNI plugins.
+func TestNerdctlBridge(t *testing.T) {
+	s, ns := cniStack(t)
 	ctx := t.Context()
 	run := func(args ...string) *exec.Cmd {
 		return s.Nerdctl(ctx, append([]string{"run", "--runtime", "io.containerd.applevm.v1"}, args...)...)

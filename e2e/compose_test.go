@@ -6,22 +6,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/applevm/applevm/e2e/stack"
 )
 
 // TestNerdctlCompose: two services on a network of their own, of which one finds
 // the other by its name.
 func TestNerdctlCompose(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Fatal("nerdctl's networks need root: run this with sudo")
-	}
-	// Where plugins keep their state, whatever nerdctl's data directory is.
-	if _, err := os.Stat("/var/lib/cni"); os.IsNotExist(err) {
-		t.Cleanup(func() { _ = os.RemoveAll("/var/lib/cni") })
-	}
-	ns := newNetNS(t)
-	s := newStack(t, stack.Options{NetNS: ns.path()})
+	s, ns := cniStack(t)
 	file := filepath.Join(t.TempDir(), "compose.yaml")
 	if err := os.WriteFile(file, []byte(`name: pair
 services:

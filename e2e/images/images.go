@@ -85,18 +85,31 @@ const debianUser = `--customize-hook=chroot "$1" groupadd --gid 2000 extra; chro
 // Debian makes, or finds in the cache, an archive of a Debian root that
 // mmdebstrap builds from packages: about 100 MB, one layer, no USER.
 func Debian(ctx context.Context) (string, error) {
+	return debian(ctx, "debian-bookworm.tar", DebianRef, "procps")
+}
+
+// ServersRef is the name of Servers' image.
+const ServersRef = "docker.io/library/servers:bookworm"
+
+// Servers is Debian's image with nginx, Redis and its command line client.
+func Servers(ctx context.Context) (string, error) {
+	return debian(ctx, "servers-bookworm.tar", ServersRef, "procps,nginx-light,redis-server,redis-tools")
+}
+
+// debian makes an image with further packages.
+func debian(ctx context.Context, file, ref, packages string) (string, error) {
 	args := []string{
-		"--variant=minbase", "--quiet", "--include=procps",
+		"--variant=minbase", "--quiet", "--include=" + packages,
 		"--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*",
 		"--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-include=/usr/share/doc/*/copyright",
 		debianUser, "bookworm",
 	}
-	return cached(ctx, "debian-bookworm.tar", strings.Join(args, "\x00"), func(tmp, out string) error {
+	return cached(ctx, file, strings.Join(args, "\x00"), func(tmp, out string) error {
 		root := filepath.Join(tmp, "root.tar")
 		if err := mmdebstrap(ctx, append(args, root)...); err != nil {
 			return err
 		}
-		return Write(out, Image{Ref: DebianRef, Arch: hostArch, Cmd: []string{"bash"}, Layers: []string{root}})
+		return Write(out, Image{Ref: ref, Arch: hostArch, Cmd: []string{"bash"}, Layers: []string{root}})
 	})
 }
 

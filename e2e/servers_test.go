@@ -1,0 +1,97 @@
+package e2e
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/applevm/applevm/e2e/images"
+	"github.com/applevm/applevm/e2e/stack"
+)
+
+// importServers gives a stack the image of real servers.
+func importServers(t *testing.T, s *stack.Stack) {
+	t.Helper()
+	archive, err := images.Servers(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Import(t.Context(), archive); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// redisClient keeps asking until a Redis called by a name has kept what it was told.
+func redisClient(host string) string {
+	return "for i in $(seq 200); do redis-cli -h " + host + " set greeting hello && break; sleep 0.2; done; redis-cli -h " + host + " get greeting"
+}
+
+// TestServersUnprivileged: nginx behind a published port, which an HTTP client on the
+// host asks and which asks Redis's container by its name; all without privilege.
+func TestServersUnprivileged(t *testing.T) {
+	s := newStack(t, stack.Options{Unprivileged: true})
+	importServers(t, s)
+	port := freePort(t)
+	run := func(id string, flags []string, cmd ...string) {
+		t.Helper()
+		t.Cleanup(func() { remove(t, s, id) })
+		flags = append([]string{"-d", "--annotation", "dev.applevm.network=shop"}, flags...)
+		must(t, s.CtrRun(t.Context(), append(append(flags, images.ServersRef, id), cmd...)...))
+	}
+	run("redis", nil, "redis-server", "--protected-mode", "no", "--save", "", "--bind", "* -::*")
+	run("web", []string{"--annotation", "dev.applevm.publish=127.0.0.1:" + port + ":80"}, "nginx", "-g", "daemon off;")
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	var page string
+	waitFor(t, "nginx's page", func() bool {
+		r, err := client.Get("http://127.0.0.1:" + port + "/")
+		if err != nil {
+			return false
+		}
+		defer r.Body.Close()
+		b, err := io.ReadAll(r.Body)
+		page = string(b)
+		return err == nil && r.StatusCode == http.StatusOK && strings.HasPrefix(r.Header.Get("Server"), "nginx")
+	})
+	if !strings.Contains(page, "Welcome to nginx!") {
+		t.Errorf("the page is %q", page)
+	}
+	out := must(t, s.CtrExec(t.Context(), "--exec-id", "e", "web", "bash", "-c", redisClient("redis")))
+	if !strings.HasSuffix(out, "hello\n") {
+		t.Errorf("redis-cli: %q", out)
+	}
+}
+
+// TestComposeRedis: Redis and a client that finds it by its service's name, on
+// nerdctl's bridge.
+func TestComposeRedis(t *testing.T) {
+	s, _ := cniStack(t)
+	importServers(t, s)
+	file := filepath.Join(t.TempDir(), "compose.yaml")
+	if err := os.WriteFile(file, []byte(`name: shop
+services:
+  cache:
+    image: `+images.ServersRef+`
+    runtime: io.containerd.applevm.v1
+    command: ["redis-server", "--protected-mode", "no", "--save", "", "--bind", "* -::*"]
+  client:
+    image: `+images.ServersRef+`
+    runtime: io.containerd.applevm.v1
+    depends_on: [cache]
+    command: ["bash", "-c", "`+strings.ReplaceAll(redisClient("cache"), "$", "$$")+`; sleep 1000"]
+`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	compose := func(args ...string) []string { return append([]string{"compose", "-f", file}, args...) }
+	t.Cleanup(func() { _ = s.Nerdctl(context.Background(), compose("down")...).Run() })
+	must(t, s.Nerdctl(t.Context(), compose("up", "-d")...))
+	waitFor(t, "the client's answer from Redis", func() bool {
+		return strings.Contains(do(t, s.Nerdctl(t.Context(), "logs", "shop-client-1")).stdout, "OK\nhello\n")
+	})
+	must(t, s.Nerdctl(t.Context(), compose("down")...))
+	clean(t, s)
+}
