@@ -2,21 +2,22 @@ package main
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
+	"github.com/applevm/applevm/bench/tcp"
 	"github.com/applevm/applevm/e2e/images"
 	"github.com/applevm/applevm/e2e/stack"
 )
@@ -29,12 +30,24 @@ const (
 var networkRows = []string{
 	"network/user/to-guest", "network/user/from-guest", "network/user/round-trip",
 	"network/cni/to-guest", "network/cni/from-guest", "network/cni/round-trip",
+	"network/user/between", "network/user/between-round-trip", "network/cni/between", "network/cni/between-round-trip",
 }
 
 var networkGroup = group{rows: networkRows, run: runNetwork}
 
-// netResult is what one container's network gives.
-type netResult struct{ to, from, trip float64 } // MB/s, MB/s, µs
+// netResult is what one container's network gives, in MB/s and µs: to it, from it
+// and from another container to it.
+type netResult struct{ to, from, trip, between, betweenTrip float64 }
+
+// netWay is a kind of container and network.
+type netWay struct {
+	name string
+	// host and container are the server's addresses for either.
+	host, container string
+	// nerdctl are flags of nerdctl itself, run those of its containers, server those of
+	// the server.
+	nerdctl, run, server []string
+}
 
 // runNetwork measures TCP between the host and containers with the user network (a
 // published port) and on nerdctl's bridge, beside a container of runc's on the same
@@ -80,15 +93,13 @@ func runNetwork(ctx context.Context, e *env) (retErr error) {
 	}
 	ours := []string{"--runtime", "io.containerd.applevm.v1"}
 	results := map[string]netResult{}
-	for _, way := range []struct {
-		name, addr string
-		args       []string
-	}{
-		{"runc", "10.4.0.50", []string{"--snapshotter", "overlayfs", "--runtime", "io.containerd.runc.v2", "--ip", "10.4.0.50"}},
-		{"cni", "10.4.0.60", append([]string{"--ip", "10.4.0.60"}, ours...)},
-		{"user", "127.0.0.1", append([]string{"--net", "none", "--annotation", "dev.applevm.network=user", "-p", "127.0.0.1:9000:9000"}, ours...)},
+	for _, way := range []netWay{
+		{"runc", "10.4.0.50", "10.4.0.50", []string{"--snapshotter", "overlayfs"}, []string{"--runtime", "io.containerd.runc.v2"}, []string{"--ip", "10.4.0.50"}},
+		{"cni", "10.4.0.60", "10.4.0.60", nil, ours, []string{"--ip", "10.4.0.60"}},
+		{"user", "127.0.0.1", "192.168.127.2", nil, append([]string{"--net", "none", "--annotation", "dev.applevm.network=bench"}, ours...), []string{"-p", "127.0.0.1:9000:9000"}},
 	} {
-		if results[way.name], err = measureNetwork(ctx, s, ns, way.name, way.addr, e.runs, append(way.args, "-v", peer+":/peer:ro")); err != nil {
+		way.run = append(way.run, "-v", peer+":/peer:ro")
+		if results[way.name], err = measureNetwork(ctx, s, ns, way, e.runs); err != nil {
 			return fmt.Errorf("%s: %w", way.name, err)
 		}
 	}
@@ -98,26 +109,43 @@ func runNetwork(ctx context.Context, e *env) (retErr error) {
 		e.report.beside("network/"+name+"/to-guest", m.to, "MB/s", "runc's bridge", r.to)
 		e.report.beside("network/"+name+"/from-guest", m.from, "MB/s", "runc's bridge", r.from)
 		e.report.beside("network/"+name+"/round-trip", m.trip, "µs", "runc's bridge", r.trip)
+		e.report.beside("network/"+name+"/between", m.between, "MB/s", "runc's bridge", r.between)
+		e.report.beside("network/"+name+"/between-round-trip", m.betweenTrip, "µs", "runc's bridge", r.betweenTrip)
 	}
 	return nil
 }
 
-func measureNetwork(ctx context.Context, s *stack.Stack, ns netns.NsHandle, name, addr string, runs int, args []string) (m netResult, retErr error) {
-	run := s.Nerdctl(ctx, append(append([]string{"run", "-d", "--name", name}, args...), images.DebianRef, "/peer/netpeer")...)
-	if args[0] == "--snapshotter" { // a flag of nerdctl itself
-		run = s.Nerdctl(ctx, append(append(append(append([]string{}, args[:2]...), "run", "-d", "--name", name), args[2:]...), images.DebianRef, "/peer/netpeer")...)
+func measureNetwork(ctx context.Context, s *stack.Stack, ns netns.NsHandle, w netWay, runs int) (m netResult, retErr error) {
+	run := func(flags []string, peer ...string) (string, error) {
+		args := slices.Concat(w.nerdctl, []string{"run"}, flags, w.run, []string{images.DebianRef, "/peer/netpeer"}, peer)
+		cmd := s.Nerdctl(ctx, args...)
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			err = fmt.Errorf("nerdctl run: %w: %s", err, strings.TrimSpace(stderr.String()))
+		}
+		return string(out), err
 	}
-	if out, err := run.CombinedOutput(); err != nil {
-		return m, fmt.Errorf("nerdctl run: %w: %s", err, strings.TrimSpace(string(out)))
+	if _, err := run(append([]string{"-d", "--name", w.name}, w.server...)); err != nil {
+		return m, err
 	}
 	defer func() {
-		if out, err := s.Nerdctl(context.Background(), "rm", "-f", name).CombinedOutput(); err != nil {
+		if out, err := s.Nerdctl(context.Background(), "rm", "-f", w.name).CombinedOutput(); err != nil {
 			retErr = errors.Join(retErr, fmt.Errorf("nerdctl rm: %w: %s", err, out))
 		}
 	}()
-	at := net.JoinHostPort(addr, "9000")
+	at := net.JoinHostPort(w.host, tcp.Port)
+	transfer := func(op byte, n int64) (d time.Duration, err error) {
+		c, err := netDial(ns, at)
+		if err != nil {
+			return 0, err
+		}
+		defer c.Close()
+		return tcp.Transfer(c, op, n)
+	}
 	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-		if _, err := netTransfer(ns, at, 'r', 1); err == nil {
+		if _, err := transfer('r', 1); err == nil {
 			break
 		} else if time.Now().After(end) {
 			return m, err
@@ -126,19 +154,42 @@ func measureNetwork(ctx context.Context, s *stack.Stack, ns netns.NsHandle, name
 	var to, from []float64
 	for range runs {
 		for dir, list := range map[byte]*[]float64{'s': &to, 'r': &from} {
-			d, err := netTransfer(ns, at, dir, netBytes)
+			d, err := transfer(dir, netBytes)
 			if err != nil {
 				return m, err
 			}
 			*list = append(*list, rate(netBytes, d))
 		}
 	}
-	trips, err := netRoundTrips(ns, at)
-	return netResult{median(to), median(from), median(micros(trips))}, err
+	m.to, m.from = median(to), median(from)
+	c, err := netDial(ns, at)
+	if err != nil {
+		return m, err
+	}
+	defer c.Close()
+	trip, err := tcp.RoundTrip(c, netRounds)
+	if err != nil {
+		return m, err
+	}
+	m.trip = micros([]time.Duration{trip})[0]
+	var between, trips []float64
+	for range runs {
+		out, err := run([]string{"--rm", "--name", w.name + "-client"}, w.container, strconv.Itoa(netBytes), strconv.Itoa(netRounds))
+		if err != nil {
+			return m, err
+		}
+		var bytes, echo time.Duration
+		if _, err := fmt.Sscan(out, &bytes, &echo); err != nil {
+			return m, fmt.Errorf("netpeer printed %q: %w", out, err)
+		}
+		between, trips = append(between, rate(netBytes, bytes)), append(trips, micros([]time.Duration{echo})[0])
+	}
+	m.between, m.betweenTrip = median(between), median(trips)
+	return m, nil
 }
 
-// netDial connects in the namespace and says what is wanted.
-func netDial(ns netns.NsHandle, addr string, op byte, n int64) (net.Conn, error) {
+// netDial connects in the namespace.
+func netDial(ns netns.NsHandle, addr string) (net.Conn, error) {
 	type result struct {
 		c   net.Conn
 		err error
@@ -154,57 +205,7 @@ func netDial(ns netns.NsHandle, addr string, op byte, n int64) (net.Conn, error)
 		done <- result{c, err}
 	}()
 	r := <-done
-	if r.err != nil {
-		return nil, r.err
-	}
-	_ = r.c.SetDeadline(time.Now().Add(2 * time.Minute))
-	_, err := r.c.Write(binary.BigEndian.AppendUint64([]byte{op}, uint64(n)))
-	return r.c, err
-}
-
-// netTransfer times n bytes to ('s') or from ('r') the container.
-func netTransfer(ns netns.NsHandle, addr string, op byte, n int64) (time.Duration, error) {
-	c, err := netDial(ns, addr, op, n)
-	if err != nil {
-		return 0, err
-	}
-	defer c.Close()
-	begin := time.Now()
-	buf := make([]byte, 256<<10)
-	if op == 's' {
-		for left := n; left > 0; {
-			k, err := c.Write(buf[:min(left, int64(len(buf)))])
-			if err != nil {
-				return 0, err
-			}
-			left -= int64(k)
-		}
-		_, err = io.ReadFull(c, buf[:1])
-	} else {
-		_, err = io.ReadFull(struct{ io.Reader }{io.LimitReader(c, n)}, make([]byte, n))
-	}
-	return time.Since(begin), err
-}
-
-func netRoundTrips(ns netns.NsHandle, addr string) ([]time.Duration, error) {
-	c, err := netDial(ns, addr, 'e', 0)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	var out []time.Duration
-	buf := make([]byte, packet)
-	for range netRounds {
-		begin := time.Now()
-		if _, err := c.Write(buf); err != nil {
-			return nil, err
-		}
-		if _, err := io.ReadFull(c, buf); err != nil {
-			return nil, err
-		}
-		out = append(out, time.Since(begin))
-	}
-	return out, nil
+	return r.c, r.err
 }
 
 // newBenchNetNS makes a network namespace with its loopback up.

@@ -1,55 +1,65 @@
-// Command netpeer is the container's end of the bench's network rows: a TCP server
-// on port 9000. A connection begins with one byte and a length (64 bits,
-// big-endian): 's' takes so many bytes and answers with one, 'r' sends so many, 'e'
-// sends back what comes.
+// Command netpeer is the container's end of the bench's network rows (package tcp): the
+// server, or with the address of one, a number of bytes and one of echoes the client,
+// which prints how many nanoseconds the bytes and one echo have taken.
 package main
 
 import (
-	"encoding/binary"
+	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
+	"strconv"
+	"time"
+
+	"github.com/applevm/applevm/bench/tcp"
 )
 
 func main() {
-	l, err := net.Listen("tcp4", ":9000")
+	err := errors.New("usage: netpeer [ADDRESS BYTES ECHOES]")
+	switch len(os.Args) {
+	case 1:
+		err = serve()
+	case 4:
+		err = call(os.Args[1], os.Args[2], os.Args[3])
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "netpeer:", err)
 		os.Exit(1)
 	}
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "netpeer:", err)
-			os.Exit(1)
-		}
-		go serve(c)
-	}
 }
 
-func serve(c net.Conn) {
-	defer c.Close()
-	var head [9]byte
-	if _, err := io.ReadFull(c, head[:]); err != nil {
-		return
+func serve() error {
+	l, err := net.Listen("tcp4", ":"+tcp.Port)
+	if err != nil {
+		return err
 	}
-	n := int64(binary.BigEndian.Uint64(head[1:]))
-	buf := make([]byte, 256<<10)
-	switch head[0] {
-	case 's':
-		if _, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, io.LimitReader(c, n), buf); err == nil {
-			_, _ = c.Write(buf[:1])
-		}
-	case 'r':
-		for n > 0 {
-			k, err := c.Write(buf[:min(n, int64(len(buf)))])
-			if err != nil {
-				return
-			}
-			n -= int64(k)
-		}
-	case 'e':
-		_, _ = io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{c}, buf)
+	return tcp.Serve(l)
+}
+
+func call(addr, size, echoes string) error {
+	n, err := strconv.ParseInt(size, 10, 64)
+	if err != nil {
+		return err
 	}
+	rounds, err := strconv.Atoi(echoes)
+	if err != nil || rounds < 1 {
+		return errors.New("the number of echoes is not 1 or more")
+	}
+	var took [2]time.Duration
+	for i, measure := range []func(net.Conn) (time.Duration, error){
+		func(c net.Conn) (time.Duration, error) { return tcp.Transfer(c, 's', n) },
+		func(c net.Conn) (time.Duration, error) { return tcp.RoundTrip(c, rounds) },
+	} {
+		c, err := net.DialTimeout("tcp", net.JoinHostPort(addr, tcp.Port), 30*time.Second)
+		if err != nil {
+			return err
+		}
+		took[i], err = measure(c)
+		_ = c.Close()
+		if err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Println(took[0].Nanoseconds(), took[1].Nanoseconds())
+	return err
 }
