@@ -31,7 +31,8 @@ func FuzzRequests(f *testing.F) {
 		g.request(43, 2, pack(uint64(3), uint64(0), uint64(100), uint64(0))), g.request(20, 2, pack(uint64(3), uint64(0))))
 	seed(g.request(opLookup, 1, pack("..")), g.request(opLookup, 1, pack("up")), g.request(opReadlink, 2, nil), g.request(opLookup, 2, pack("outside")))
 	seed(g.request(opMkdir, 1, pack(uint64(0o755), "d")), g.request(opCreate, 2, pack(uint32(everyFlag), uint32(0o644), uint64(0), "x")),
-		g.request(opRename2, 2, pack(uint64(1), uint64(0), "x", "y")), g.request(opLink, 2, pack(uint64(3), "z")))
+		g.request(opRename2, 2, pack(uint64(1), uint64(0), "x", "y")), g.request(opLookup, 1, pack("f")), g.request(opLookup, 1, pack("up")),
+		g.request(opGetattr, 3, make([]byte, 16)), g.request(opLink, 2, pack(uint64(3), "z")))
 	seed(g.request(opOpendir, 1, pack(uint64(0))), g.request(opReaddirplus, 1, io(2, 4096)), g.request(opReaddir, 1, io(2, 50)),
 		g.request(opSymlink, 1, pack("link", "../outside")), g.request(opUnlink, 1, pack("f")))
 	seed(g.request(opSetxattr, 1, pack(uint32(1), uint32(0), "user.x", []byte("1"))), g.request(opListxattr, 1, pack(uint32(100), uint32(0))),
@@ -48,6 +49,7 @@ func FuzzRequests(f *testing.F) {
 		// Removed when all else of the test has ended.
 		t.Cleanup(func() { must(t, os.RemoveAll(filepath.Join(top, "share"))) })
 		g, dir := newGuestIn(t, top, false)
+		g.dev.fs.maxAwake = 2 // so that files sleep
 		must(t, os.WriteFile(filepath.Join(dir, "f"), []byte("text"), 0o644), os.Symlink("..", filepath.Join(dir, "up")))
 		for n := 0; len(data) >= 2 && n < 50; n++ {
 			size := int(binary.LittleEndian.Uint16(data))
