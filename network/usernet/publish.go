@@ -8,7 +8,8 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
-	"time"
+
+	"github.com/applevm/applevm/internal/accept"
 )
 
 // Port is a port of the guest that appears on the host.
@@ -95,22 +96,7 @@ func (n *Network) listen(p Port) (stop func(), err error) {
 
 // acceptAll carries connections to a port of the guest.
 func (n *Network) acceptAll(l net.Listener, port uint16) {
-	defer l.Close()
-	for {
-		c, err := l.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			// Out of file descriptors, for instance: callers wait meanwhile.
-			select {
-			case <-n.ctx.Done():
-				return
-			case <-time.After(100 * time.Millisecond):
-			}
-			continue
-		}
-		host := c.(*net.TCPConn)
+	accept.TCP(n.ctx, l, func(host *net.TCPConn) {
 		ok := n.tcp.take() && (n.spawn(func() {
 			defer n.tcp.release()
 			defer func() { _ = host.Close() }()
@@ -119,7 +105,7 @@ func (n *Network) acceptAll(l net.Listener, port uint16) {
 		if !ok {
 			reset(host)
 		}
-	}
+	})
 }
 
 // callGuest connects a client of a published port to the guest.

@@ -11,7 +11,6 @@ package hostports
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -23,6 +22,7 @@ import (
 	"github.com/applevm/applevm/guest/api"
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
 	"github.com/applevm/applevm/guest/stream"
+	"github.com/applevm/applevm/internal/accept"
 	"github.com/applevm/applevm/network/usernet"
 )
 
@@ -167,20 +167,7 @@ func (p *Ports) listen(t target) (stop func(), err error) {
 }
 
 func (p *Ports) accept(l net.Listener, to netip.AddrPort) {
-	for {
-		c, err := l.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil { // out of file descriptors, for instance
-			select {
-			case <-p.ctx.Done():
-				return
-			case <-time.After(100 * time.Millisecond):
-			}
-			continue
-		}
-		client := c.(*net.TCPConn)
+	accept.TCP(p.ctx, l, func(client *net.TCPConn) {
 		select {
 		case p.slots <- struct{}{}:
 			p.wg.Go(func() {
@@ -190,7 +177,7 @@ func (p *Ports) accept(l net.Listener, to netip.AddrPort) {
 		default:
 			reset(client)
 		}
-	}
+	})
 }
 
 // carry connects a client to the guest, until both directions have ended.

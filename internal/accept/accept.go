@@ -1,0 +1,34 @@
+// Package accept has the loop of servers that give up only when they are closed.
+package accept
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+)
+
+// pause is how long clients wait when one could not be accepted: out of file
+// descriptors, for instance.
+const pause = 100 * time.Millisecond
+
+// TCP calls serve, which must not wait, with each connection that l accepts, until l is
+// closed or ctx has ended. It closes l.
+func TCP(ctx context.Context, l net.Listener, serve func(*net.TCPConn)) {
+	defer l.Close()
+	for {
+		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause):
+			}
+			continue
+		}
+		serve(c.(*net.TCPConn))
+	}
+}
