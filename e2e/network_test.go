@@ -118,6 +118,12 @@ func TestUserNetwork(t *testing.T) {
 				if strings.TrimSpace(got) != "20000000" {
 					t.Errorf("got %q", got)
 				}
+				// The shim counts them.
+				out := must(t, s.Ctr(t.Context(), "task", "metrics", "--format", "json", id))
+				m := regexp.MustCompile(`"network":\[{"name":"eth0","rx_bytes":(\d+),"rx_packets":\d+,"tx_bytes":(\d+)`).FindStringSubmatch(strings.Join(strings.Fields(out), ""))
+				if m == nil || len(m[1]) < 8 || len(m[2]) < 8 {
+					t.Errorf("20 MB each way are not in %s", out)
+				}
 			})
 		})
 	}

@@ -20,6 +20,8 @@ type link struct {
 	done   chan struct{} // closed when reading has ended
 	filter *filter
 
+	sent, received counter // by the guest
+
 	mu         sync.RWMutex
 	dispatcher stack.NetworkDispatcher
 }
@@ -39,6 +41,7 @@ func (l *link) run(peers, take func(frame []byte) bool) {
 			return
 		}
 		frame := buf[:n]
+		l.sent.add(n)
 		if peers(frame) || !l.filter.allows(frame) || take(frame) {
 			continue
 		}
@@ -76,7 +79,7 @@ func (l *link) deliver(frame []byte) {
 func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 	for i, pkt := range pkts.AsSlice() {
 		view := pkt.ToView()
-		_, err := l.conn.Write(view.AsSlice())
+		err := l.write(view.AsSlice())
 		view.Release()
 		if err != nil {
 			return i, &tcpip.ErrClosedForSend{}
@@ -86,7 +89,15 @@ func (l *link) WritePackets(pkts stack.PacketBufferList) (int, tcpip.Error) {
 }
 
 // send sends a frame that the stack did not make.
-func (l *link) send(frame []byte) { _, _ = l.conn.Write(frame) }
+func (l *link) send(frame []byte) { _ = l.write(frame) }
+
+func (l *link) write(frame []byte) error {
+	_, err := l.conn.Write(frame)
+	if err == nil {
+		l.received.add(len(frame))
+	}
+	return err
+}
 
 // AddHeader implements stack.LinkEndpoint.
 func (*link) AddHeader(pkt *stack.PacketBuffer) {

@@ -36,6 +36,9 @@ func TestTCP(t *testing.T) {
 			if err != nil || !bytes.Equal(got, sent) {
 				t.Errorf("%d bytes of %d came back: %v", len(got), len(sent), err)
 			}
+			if n := g.n.Counters(); n.ReceivedBytes < uint64(len(sent)) || n.SentBytes < uint64(len(sent)) || n.SentFrames == 0 || n.ReceivedFrames == 0 {
+				t.Errorf("counted %+v", n)
+			}
 		})
 	}
 }

@@ -48,8 +48,9 @@ var othersModes = []string{modeCNI, modeNetNS, "host", "bridge"}
 // maxNetworks bounds a container's networks: each is a device of its machine's.
 const maxNetworks = 16
 
-// interfaceName is the name of a container's first network interface.
-const interfaceName = "eth0"
+// InterfaceName is the name of the network interface of a container with a user
+// network.
+const InterfaceName = "eth0"
 
 // Network is what network a container gets.
 type Network struct {
@@ -182,7 +183,7 @@ func (n Network) interfaces() []*guestv1.Interface {
 	if !n.User {
 		return nil
 	}
-	i := &guestv1.Interface{Mac: n.Addresses.MAC, Name: interfaceName, Mtu: uint32(n.mtu())}
+	i := &guestv1.Interface{Mac: n.Addresses.MAC, Name: InterfaceName, Mtu: uint32(n.mtu())}
 	for _, a := range n.Addresses.Guest {
 		i.Addresses = append(i.Addresses, a.String())
 	}

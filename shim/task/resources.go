@@ -44,11 +44,17 @@ func (c *container) stats(ctx context.Context) (*anypb.Any, error) {
 		return nil, err
 	}
 	c.mu.Lock()
-	usable := c.size.Usable()
+	usable, network := c.size.Usable(), c.network
 	c.mu.Unlock()
 	m, err := metrics(got, uint64(usable))
 	if err != nil {
 		return nil, errdefs.ErrInternal.WithMessage(fmt.Sprintf("container %s: the guest's statistics: %v", c.id, err))
+	}
+	if network != nil {
+		n := network.Counters()
+		m.Network = []*stats.NetworkStat{{
+			Name: plan.InterfaceName, RxBytes: n.ReceivedBytes, RxPackets: n.ReceivedFrames, TxBytes: n.SentBytes, TxPackets: n.SentFrames,
+		}}
 	}
 	b, err := proto.Marshal(m)
 	return &anypb.Any{TypeUrl: metricsType, Value: b}, err
