@@ -109,6 +109,10 @@ cross: deps ## build everything that has no cgo for linux/amd64, linux/arm64 and
 	  go build $$(go list -f '{{if .GoFiles}}{{.ImportPath}}{{end}}' ./... | grep -v -e /cmd/applevm-agent -e /guest/agent) || exit 1; \
 	done
 
+.PHONY: darwin-check
+darwin-check: deps ## type-check everything for macOS, Virtualization.framework's driver included, on any host
+	@go run ./internal/darwincheck
+
 .PHONY: generate
 generate: ## regenerate the Go code of the .proto files
 	@scripts/generate

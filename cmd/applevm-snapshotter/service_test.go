@@ -149,8 +149,9 @@ func plistValue(d *xml.Decoder, start xml.StartElement) (any, error) {
 	}
 }
 
-func TestLaunchdPlist(t *testing.T) {
-	const path = "../../config/launchd/dev.applevm.snapshotter.plist"
+// readPlist returns the dictionary of a property list.
+func readPlist(t *testing.T, path string) map[string]any {
+	t.Helper()
 	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
@@ -176,6 +177,19 @@ func TestLaunchdPlist(t *testing.T) {
 	if !ok {
 		t.Fatalf("the list is %v", top)
 	}
+	return dict
+}
+
+func TestEntitlements(t *testing.T) {
+	got := readPlist(t, "../../config/applevm.entitlements")
+	if len(got) != 1 || got["com.apple.security.virtualization"] != true {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestLaunchdPlist(t *testing.T) {
+	const path = "../../config/launchd/dev.applevm.snapshotter.plist"
+	dict := readPlist(t, path)
 	if got := dict["Label"]; got != strings.TrimSuffix(filepath.Base(path), ".plist") {
 		t.Errorf("label %v is not the file's name", got)
 	}

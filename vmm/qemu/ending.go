@@ -1,13 +1,13 @@
 package qemu
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os/exec"
 	"strings"
 
 	"github.com/applevm/applevm/vmm"
+	"github.com/applevm/applevm/vmm/internal/console"
 )
 
 // ending is what is known when QEMU's process has ended.
@@ -20,17 +20,6 @@ type ending struct {
 	console []byte
 	stderr  []byte
 }
-
-// What Linux prints before it leaves: kernel/panic.c and kernel/reboot.c, all
-// with a level that "quiet" lets through.
-var (
-	panicText = []byte("Kernel panic - not syncing")
-	leaveText = [][]byte{
-		[]byte("reboot: Restarting system"),
-		[]byte("reboot: Power down"),
-		[]byte("reboot: System halted"),
-	}
-)
 
 // explain says why the machine ended, nil if it was meant to.
 func (e *ending) explain() error {
@@ -48,20 +37,14 @@ func (e *ending) explain() error {
 }
 
 // explainGuest is for a QEMU that ended well, because its guest reset or
-// powered off. Without ACPI both, and a panic, are the same reset to QEMU: what
-// the guest said last tells them apart.
+// powered off.
 func (e *ending) explainGuest() error {
-	left := -1
-	for _, text := range leaveText {
-		left = max(left, bytes.LastIndex(e.console, text))
-	}
-	switch panicked := bytes.LastIndex(e.console, panicText); {
-	case panicked > left:
-		// What led to it; after it comes a page of registers.
-		line, _, _ := bytes.Cut(e.console[panicked:], []byte("\n"))
-		e.console = e.console[:panicked+len(line)]
+	end, said := console.EndOf(e.console)
+	e.console = said
+	switch end {
+	case console.Panicked:
 		return e.with(fmt.Errorf("machine %s: the guest's kernel panicked", e.name))
-	case left < 0:
+	case console.Unknown:
 		return e.with(fmt.Errorf("machine %s: the guest's processor reset itself (triple fault)", e.name))
 	}
 	return nil
@@ -69,7 +52,7 @@ func (e *ending) explainGuest() error {
 
 // explainQEMU is for a QEMU that gave up.
 func (e *ending) explainQEMU() error {
-	said := lastLines(e.stderr, 5)
+	said := console.LastLines(e.stderr, 5)
 	if noMemory(said) {
 		return fmt.Errorf("machine %s: QEMU cannot get the machine's %d MiB: %w; give the machine less (%s)",
 			e.name, e.memory>>20, vmm.ErrInsufficientMemory, said)
@@ -98,7 +81,7 @@ func (e *ending) with(err error) error {
 	if e.fault != nil {
 		err = fmt.Errorf("%w; %w", err, e.fault)
 	}
-	if lines := lastLines(e.console, 10); lines != "" {
+	if lines := console.LastLines(e.console, 10); lines != "" {
 		return fmt.Errorf("%w; the console's last lines:\n%s", err, lines)
 	}
 	return fmt.Errorf("%w; the console is empty", err)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/applevm/applevm/vmm"
+	"github.com/applevm/applevm/vmm/internal/console"
 	"github.com/applevm/applevm/vmm/vhostuser"
 	"github.com/applevm/applevm/vmm/vsock"
 )
@@ -30,8 +31,8 @@ type machine struct {
 	drv     *driver
 	cfg     vmm.Config
 	vsock   *vsock.Device
-	console *tail
-	stderr  *tail
+	console *console.Tail
+	stderr  *console.Tail
 	done    chan struct{}
 
 	mu      sync.Mutex
@@ -47,7 +48,7 @@ type machine struct {
 func newMachine(d *driver, cfg vmm.Config) *machine {
 	return &machine{
 		drv: d, cfg: cfg, vsock: vsock.New(),
-		console: &tail{limit: consoleSize}, stderr: &tail{limit: stderrSize},
+		console: &console.Tail{Limit: consoleSize}, stderr: &console.Tail{Limit: stderrSize},
 		done: make(chan struct{}),
 	}
 }

@@ -1,4 +1,5 @@
-package qemu
+// Package console keeps what a guest prints, and reads from it how the guest ended.
+package console
 
 import (
 	"bytes"
@@ -6,36 +7,37 @@ import (
 	"sync"
 )
 
-// tail keeps the last bytes that were written to it, at most its limit. Writing
+// Tail keeps the last bytes that were written to it, at most Limit. Writing
 // never fails and never waits, so a guest cannot be stopped by its own output.
-type tail struct {
-	mu    sync.Mutex
-	limit int
-	buf   []byte
+type Tail struct {
+	Limit int
+
+	mu  sync.Mutex
+	buf []byte
 }
 
 // Write implements io.Writer.
-func (t *tail) Write(p []byte) (int, error) {
+func (t *Tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.buf = append(t.buf, p[max(0, len(p)-t.limit):]...)
+	t.buf = append(t.buf, p[max(0, len(p)-t.Limit):]...)
 	// Twice the limit, so that bytes are not moved at each write.
-	if len(t.buf) > 2*t.limit {
-		t.buf = append(t.buf[:0], t.buf[len(t.buf)-t.limit:]...)
+	if len(t.buf) > 2*t.Limit {
+		t.buf = append(t.buf[:0], t.buf[len(t.buf)-t.Limit:]...)
 	}
 	return len(p), nil
 }
 
 // Bytes returns a copy of what is kept.
-func (t *tail) Bytes() []byte {
+func (t *Tail) Bytes() []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return bytes.Clone(t.buf[max(0, len(t.buf)-t.limit):])
+	return bytes.Clone(t.buf[max(0, len(t.buf)-t.Limit):])
 }
 
-// lastLines returns the last n lines of b that have something printable in them,
+// LastLines returns the last n lines of b that have something printable in them,
 // for an error message: without control characters, each cut at 200 bytes.
-func lastLines(b []byte, n int) string {
+func LastLines(b []byte, n int) string {
 	var lines []string
 	for line := range strings.Lines(string(b)) {
 		line = strings.TrimSpace(strings.Map(func(r rune) rune {

@@ -1,0 +1,206 @@
+//go:build cgo
+
+package vz
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/Code-Hex/vz/v3"
+	"golang.org/x/sys/unix"
+
+	"github.com/applevm/applevm/vmm"
+)
+
+// files are those that the framework uses for as long as the machine runs: it takes no
+// duplicates (NSFileHandle's initWithFileDescriptor).
+type files []*os.File
+
+func (f files) close() {
+	for _, f := range f {
+		_ = f.Close()
+	}
+}
+
+// configure makes the framework's configuration. The guest's console is written to
+// console. What is added to keep must stay open until the machine has ended, also if
+// configure fails.
+func configure(p *plan, console *os.File, keep *files) (*vz.VirtualMachineConfiguration, error) {
+	loader, err := vz.NewLinuxBootLoader(p.Kernel, vz.WithCommandLine(p.cmdline), vz.WithInitrd(p.Initrd))
+	if err != nil {
+		return nil, explain("boot loader", err)
+	}
+	cpus := min(uint(p.CPUs), vz.VirtualMachineConfigurationMaximumAllowedCPUCount())
+	memory := uint64(p.Memory)
+	if most := vz.VirtualMachineConfigurationMaximumAllowedMemorySize(); memory > most {
+		return nil, fmt.Errorf("memory of %d MiB, this Mac allows %d: %w", memory>>20, most>>20, vmm.ErrInsufficientMemory)
+	}
+	c, err := vz.NewVirtualMachineConfiguration(loader, cpus, max(memory, vz.VirtualMachineConfigurationMinimumAllowedMemorySize()))
+	if err != nil {
+		return nil, explain("configuration", err)
+	}
+	for _, add := range []func(*plan, *vz.VirtualMachineConfiguration) error{addPlatform, addDisks, addShares, addSmall} {
+		if err := add(p, c); err != nil {
+			return nil, err
+		}
+	}
+	if err := errors.Join(addNICs(p, c, keep), addConsole(c, console, keep)); err != nil {
+		return nil, err
+	}
+	if ok, err := c.Validate(); err != nil || !ok {
+		return nil, fmt.Errorf("the framework refuses the configuration: %w", err)
+	}
+	return c, nil
+}
+
+// explain says what an older macOS lacks.
+func explain(what string, err error) error {
+	if errors.Is(err, vz.ErrUnsupportedOSVersion) || errors.Is(err, vz.ErrBuildTargetOSVersion) {
+		return fmt.Errorf("%s: %w: macOS 13 or newer is needed", what, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// addPlatform gives the machine an identity of its own. It is kept with the
+// configuration: a machine that is restored must have the one that it was saved with.
+func addPlatform(_ *plan, c *vz.VirtualMachineConfiguration) error {
+	id, err := vz.NewGenericMachineIdentifier()
+	if err != nil {
+		return explain("machine identifier", err)
+	}
+	platform, err := vz.NewGenericPlatformConfiguration(vz.WithGenericMachineIdentifier(id))
+	if err != nil {
+		return explain("platform", err)
+	}
+	c.SetPlatformVirtualMachineConfiguration(platform)
+	return nil
+}
+
+// addDisks attaches the disks as virtio block devices, which the guest finds by serial
+// number. Reads go through the host's page cache, so that machines share their layers'
+// pages, and because uncached access to image files has shown corrupt data to Linux
+// guests (users of other tools have reported it). A flush by the guest is an fsync of the
+// host: it survives the end of the machine, of its process and of macOS, and is many
+// times quicker than the full one, which waits for the drive's own cache too.
+func addDisks(p *plan, c *vz.VirtualMachineConfiguration) error {
+	var devices []vz.StorageDeviceConfiguration
+	for _, d := range p.Disks {
+		sync := vz.DiskImageSynchronizationModeFsync
+		if d.ReadOnly {
+			sync = vz.DiskImageSynchronizationModeNone
+		}
+		a, err := vz.NewDiskImageStorageDeviceAttachmentWithCacheAndSync(d.Path, d.ReadOnly, vz.DiskImageCachingModeCached, sync)
+		if err != nil {
+			return explain("disk "+d.Path, err)
+		}
+		dev, err := vz.NewVirtioBlockDeviceConfiguration(a)
+		if err != nil {
+			return explain("disk "+d.Path, err)
+		}
+		if err := dev.SetBlockDeviceIdentifier(d.ID); err != nil {
+			return explain("disk "+d.Path, err)
+		}
+		devices = append(devices, dev)
+	}
+	c.SetStorageDevicesVirtualMachineConfiguration(devices)
+	return nil
+}
+
+func addShares(p *plan, c *vz.VirtualMachineConfiguration) error {
+	var devices []vz.DirectorySharingDeviceConfiguration
+	for _, s := range p.shares {
+		dir, err := vz.NewSharedDirectory(s.dir, s.readOnly)
+		if err != nil {
+			return explain("share "+s.dir, err)
+		}
+		single, err := vz.NewSingleDirectoryShare(dir)
+		if err != nil {
+			return explain("share "+s.dir, err)
+		}
+		dev, err := vz.NewVirtioFileSystemDeviceConfiguration(s.tag)
+		if err != nil {
+			return explain("share "+s.dir, err)
+		}
+		dev.SetDirectoryShare(single)
+		devices = append(devices, dev)
+	}
+	c.SetDirectorySharingDevicesVirtualMachineConfiguration(devices)
+	return nil
+}
+
+func addNICs(p *plan, c *vz.VirtualMachineConfiguration, keep *files) error {
+	var devices []*vz.VirtioNetworkDeviceConfiguration
+	for _, n := range p.NICs {
+		f, err := duplicate(n.File)
+		if err != nil {
+			return fmt.Errorf("network interface: %w", err)
+		}
+		*keep = append(*keep, f)
+		a, err := vz.NewFileHandleNetworkDeviceAttachment(f)
+		if err == nil {
+			err = a.SetMaximumTransmissionUnit(mtu(n))
+		}
+		if err != nil {
+			return explain("network interface", err)
+		}
+		dev, err := vz.NewVirtioNetworkDeviceConfiguration(a)
+		if err != nil {
+			return explain("network interface", err)
+		}
+		mac, err := vz.NewMACAddress(n.MAC)
+		if err != nil {
+			return explain("network interface", err)
+		}
+		dev.SetMACAddress(mac)
+		devices = append(devices, dev)
+	}
+	c.SetNetworkDevicesVirtualMachineConfiguration(devices)
+	return nil
+}
+
+// addSmall adds the devices that every machine has.
+func addSmall(_ *plan, c *vz.VirtualMachineConfiguration) error {
+	socket, err := vz.NewVirtioSocketDeviceConfiguration()
+	if err != nil {
+		return explain("vsock device", err)
+	}
+	c.SetSocketDevicesVirtualMachineConfiguration([]vz.SocketDeviceConfiguration{socket})
+	entropy, err := vz.NewVirtioEntropyDeviceConfiguration()
+	if err != nil {
+		return explain("entropy device", err)
+	}
+	c.SetEntropyDevicesVirtualMachineConfiguration([]*vz.VirtioEntropyDeviceConfiguration{entropy})
+	balloon, err := vz.NewVirtioTraditionalMemoryBalloonDeviceConfiguration()
+	if err != nil {
+		return explain("memory balloon", err)
+	}
+	c.SetMemoryBalloonDevicesVirtualMachineConfiguration([]vz.MemoryBalloonDeviceConfiguration{balloon})
+	return nil
+}
+
+func addConsole(c *vz.VirtualMachineConfiguration, out *os.File, keep *files) error {
+	in, err := os.Open(os.DevNull)
+	if err != nil {
+		return err
+	}
+	*keep = append(*keep, in)
+	a, err := vz.NewFileHandleSerialPortAttachment(in, out)
+	if err != nil {
+		return explain("console", err)
+	}
+	port, err := vz.NewVirtioConsoleDeviceSerialPortConfiguration(a)
+	if err != nil {
+		return explain("console", err)
+	}
+	c.SetSerialPortsVirtualMachineConfiguration([]*vz.VirtioConsoleDeviceSerialPortConfiguration{port})
+	return nil
+}
+
+func duplicate(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}

@@ -1,0 +1,27 @@
+//go:build cgo
+
+package vz
+
+import (
+	"runtime"
+
+	"github.com/applevm/applevm/vmm"
+)
+
+type driver struct{}
+
+// New returns the driver. The program must be signed with the entitlement
+// com.apple.security.virtualization; without it machines fail to start.
+func New() vmm.Driver { return driver{} }
+
+// Name implements vmm.Driver.
+func (driver) Name() string { return "vz" }
+
+// New implements vmm.Driver.
+func (driver) New(cfg vmm.Config) (vmm.Machine, error) {
+	p, err := newPlan(cfg, runtime.GOARCH)
+	if err != nil {
+		return nil, err
+	}
+	return newMachine(p), nil
+}
