@@ -49,6 +49,7 @@ func cable(t *testing.T, here, there netNS) {
 // does: the container has its interface, with its addresses, and leaves it as it was.
 func TestNetworkNamespaceByPath(t *testing.T) {
 	s := rootStack(t)
+	t.Cleanup(func() { clean(t, s) }) // when the container is removed
 	ns, outside := newNetNS(t), newNetNS(t)
 	cable(t, ns, outside)
 	var l net.Listener

@@ -13,6 +13,7 @@ import (
 // gone at once, and its successor is found.
 func TestSharedNetwork(t *testing.T) {
 	s := userStack(t)
+	t.Cleanup(func() { clean(t, s) }) // when all containers are removed
 	flags := func(network, alias string) []string {
 		return []string{
 			"--annotation", "dev.applevm.network=" + network, "--annotation", "dev.applevm.network.aliases=" + alias,
