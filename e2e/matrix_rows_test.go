@@ -286,8 +286,18 @@ echo "== --memory-swap"; [ -e memory.max ] && cat memory.max || cat memory/memor
 		{name: "run -v NAME:DIR:ro", fails: true, args: []string{"run", "--rm", "-v", "kept:/data:ro", img, "sh", "-c", "ls -l --time-style=+ /data; cat /data/link; echo two 2>&1 >/data/file"}},
 		{name: "run --mount type=volume", args: []string{"run", "--rm", "--mount", "type=volume,src=kept,dst=/a/b", img, "sh", "-c", "cat /a/b/file; rm /a/b/link; ls /a/b"}},
 		{name: "run -v NAME:DIR of the image's", args: []string{"run", "--rm", "-v", "fresh:/usr/share/base-files", img, "sh", "-c", "ls /usr/share/base-files | head -3; rmdir /usr/share/base-files 2>/dev/null; true"}},
+		{args: []string{"create", "--name", "source", "-v", "kept:/data", "-v", "owned:/var", img}},
+		{name: "run with mounts", sections: true, args: []string{"run", "--rm", "--volumes-from", "source", "--mount", "type=bind,src={dir},dst=/bound",
+			"--mount", "type=bind,src={dir},dst=/bound-ro,readonly", "--mount", "type=tmpfs,dst=/small,tmpfs-size=1m,tmpfs-mode=1770", img, "sh", "-c", `
+echo "== --volumes-from"; cat /data/file; stat -c '%a %u %g' /data/file
+echo "== run -v NAME:DIR of the image's: owners"; stat -c '%n %a %u %g' /var /var/mail /var/local /var/cache/apt/archives/partial
+echo "== --mount type=bind"; echo bound >/bound/by-mount && cat /bound-ro/by-mount; stat -c '%a %u %g %s' /bound/by-mount
+echo "== --mount type=bind,readonly"; (echo no >/bound-ro/by-mount) 2>&1; rm /bound/by-mount
+echo "== --mount type=tmpfs"; grep ' /small ' /proc/mounts | cut -d' ' -f2-; stat -c %a /small
+`}},
+		{args: []string{"rm", "source"}},
 		{name: "volume ls", args: []string{"volume", "ls", "-q"}, normal: sorted},
-		{name: "volume rm", args: []string{"volume", "rm", "kept", "fresh"}},
+		{name: "volume rm", args: []string{"volume", "rm", "kept", "fresh", "owned"}},
 	}},
 	{"create", []step{
 		{name: "create", args: []string{"create", "--name", "made", "-v", "/anonymous", img, "sh", "-c", "echo started >/file; cat /file; ls -d /anonymous"}},
