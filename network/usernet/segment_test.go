@@ -163,8 +163,7 @@ func segmentFrames(t testing.TB) []segmentFrame {
 		msg.SetType(kind)
 		return packet6(v6(5), v6(6), header.ICMPv6ProtocolNumber, msg)
 	}
-	ip4, ip6 := tcpip.NetworkProtocolNumber(header.IPv4ProtocolNumber), tcpip.NetworkProtocolNumber(header.IPv6ProtocolNumber)
-	arp := tcpip.NetworkProtocolNumber(header.ARPProtocolNumber)
+	const ip4, ip6, arp = header.IPv4ProtocolNumber, header.IPv6ProtocolNumber, header.ARPProtocolNumber
 	return []segmentFrame{
 		{"IPv4", between(m(5), m(6), ip4, packet4(v4(5), v4(6), 17, nil)), 5, 6, true},
 		{"IPv6", between(m(5), m(6), ip6, packet6(v6(5), v6(6), 17, nil)), 5, 6, true},
