@@ -29,6 +29,28 @@ FAIL
 	}
 }
 
+func TestOnlyTimed(t *testing.T) {
+	const late = "TestShim/exec/ExecOutputDrainAfterExit"
+	for _, tt := range []struct {
+		name         string
+		failed, want []string
+	}{
+		{"none", nil, nil},
+		{"late", []string{"TestShim", "TestShim/exec", late}, []string{late}},
+		{"another too", []string{"TestShim", "TestShim/exec", late, "TestShim/exec/Wait"}, nil},
+		{"another alone", []string{"TestShim", "TestShim/exec"}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := onlyTimed(tt.failed); !slices.Equal(got, tt.want) {
+				t.Errorf("got %v, want %v", got, tt.want)
+			}
+		})
+	}
+	if got := pattern(late); got != "^TestShim$/^exec$/^ExecOutputDrainAfterExit$" {
+		t.Errorf("pattern %s", got)
+	}
+}
+
 func TestGrown(t *testing.T) {
 	steady := func(i int) sample {
 		// A container comes and goes, the heap breathes.

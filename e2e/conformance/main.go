@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path"
 	"regexp"
 	"strings"
 	"syscall"
@@ -129,6 +130,9 @@ func runProfile(ctx context.Context, out io.Writer, root string, p profile, o op
 	for _, l := range leftOut {
 		fmt.Fprintf(out, "  left out: %s%s: %s\n", l.suite, l.test, l.why)
 	}
+	if again := onlyTimed(res.failed); err != nil && len(again) > 0 {
+		err = repeat(ctx, out, s, again, o, flags)
+	}
 	if err == nil && res.passed == 0 {
 		err = errors.New("no test ran")
 	}
@@ -144,6 +148,29 @@ func runProfile(ctx context.Context, out io.Writer, root string, p profile, o op
 		}
 	}
 	return nil
+}
+
+// repeat runs failed tests that are a matter of time once more, each by itself.
+func repeat(ctx context.Context, out io.Writer, s *site, names []string, o options, flags []string) error {
+	var errs []error
+	for _, name := range names {
+		var res results
+		var err error
+		for i := 2; i <= attempts; i++ {
+			res, err = s.test(ctx, o.verbose, append(flags, "-test.run", pattern(name), "-test.timeout", "5m"))
+			if err == nil && res.passed == 0 {
+				err = errors.New("no test ran")
+			}
+			fmt.Fprintf(out, "  %s, a matter of time (%s): run %d of %d: failed %v\n", name, timed[path.Base(name)], i, attempts, err != nil)
+			if err == nil {
+				break
+			}
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w\n%s", name, err, res.output))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // stressEnd is how long before -test.timeout the suite ends its stress.
