@@ -181,7 +181,11 @@ func (s *Stack) install(root string, opts Options) error {
 		}
 	}
 	for _, b := range []string{"containerd", "ctr", "nerdctl", "containerd-shim-runc-v2", "containerd-shim-applevm-v1", "applevm-snapshotter"} {
-		if err := place(filepath.Join(root, "bin", b), s.path("bin", b)); err != nil {
+		from := filepath.Join(root, "bin", b)
+		if shim := os.Getenv("APPLEVM_TEST_SHIM"); shim != "" && b == "containerd-shim-applevm-v1" {
+			from = shim // one that was built otherwise
+		}
+		if err := place(from, s.path("bin", b)); err != nil {
 			return fmt.Errorf("%w: run make build tools", err)
 		}
 	}

@@ -56,10 +56,15 @@ func newPlan(cfg vmm.Config, arch string) (*plan, error) {
 	p := &plan{Config: cfg}
 	// The guest's console is a virtio console, which is there before the rest.
 	p.cmdline = strings.Join(append([]string{"console=hvc0"}, cfg.Cmdline...), " ")
+	seen := map[string]bool{}
 	for _, d := range cfg.Disks {
 		if d.ID == "" || len(d.ID) > vmm.MaxDiskID {
-			return fail("disk %s: an ID of %d bytes", d.Path, len(d.ID))
+			return fail("disk %s: an ID of %d bytes, %q", d.Path, len(d.ID), d.ID)
 		}
+		if seen[d.ID] {
+			return fail("two disks are called %q", d.ID)
+		}
+		seen[d.ID] = true
 	}
 	for _, n := range cfg.NICs {
 		if n.Tap || n.File == nil {

@@ -1,4 +1,4 @@
-//go:build cgo
+//go:build (darwin && cgo) || vzsim
 
 package vz
 
@@ -37,6 +37,8 @@ type machine struct {
 	asked   bool // Stop or Kill was called
 	vm      *vz.VirtualMachine
 	keep    files
+	screen  *os.File      // the end of the console's pipe that the framework writes to
+	read    chan struct{} // closed when nothing more comes from it
 	err     error
 	ended   sync.Once
 }
@@ -87,11 +89,12 @@ func (m *machine) build() (*vz.VirtualMachine, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.screen, m.read = w, make(chan struct{})
 	go func() {
+		defer close(m.read)
 		defer r.Close()
 		_, _ = io.Copy(m.console, r) // until the machine's end
 	}()
-	m.keep = append(m.keep, w)
 	c, err := configure(m.plan, w, &m.keep)
 	if err != nil {
 		return nil, err
@@ -127,12 +130,23 @@ func (m *machine) watch(vm *vz.VirtualMachine) {
 	for state := range vm.StateChangedNotify() {
 		switch state {
 		case vz.VirtualMachineStateStopped:
+			m.endConsole()
 			m.finish(m.explainEnd())
 			return
 		case vz.VirtualMachineStateError:
+			m.endConsole()
 			m.finish(m.with(fmt.Errorf("machine %s: the framework has ended it because of an internal error", m.plan.Name)))
 			return
 		}
+	}
+}
+
+// endConsole waits a moment for the last that the guest has printed.
+func (m *machine) endConsole() {
+	_ = m.screen.Close()
+	select {
+	case <-m.read:
+	case <-time.After(time.Second): // the framework has it open still
 	}
 }
 
@@ -168,6 +182,9 @@ func (m *machine) finish(err error) {
 		m.err = errors.Join(err, m.plan.removeLinks())
 		m.mu.Unlock()
 		keep.close()
+		if m.screen != nil {
+			_ = m.screen.Close()
+		}
 		close(m.done)
 	})
 }
