@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -66,6 +67,8 @@ func world(t *testing.T) netNS {
 			if err != nil {
 				return err
 			}
+			// An IPv6 address is not ready until a look for duplicates ended, on loopback too.
+			addr.Flags = syscall.IFA_F_NODAD
 			if err := netlink.AddrAdd(lo, addr); err != nil {
 				return err
 			}
