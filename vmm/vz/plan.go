@@ -39,42 +39,24 @@ func newPlan(cfg vmm.Config, arch string) (*plan, error) {
 	fail := func(format string, args ...any) (*plan, error) {
 		return nil, fmt.Errorf("machine %s: "+format, append([]any{cfg.Name}, args...)...)
 	}
-	switch {
-	case cfg.Arch != "" && cfg.Arch != arch:
+	if cfg.Arch != "" && cfg.Arch != arch {
 		return fail("a guest for %s cannot run on this Mac, which is %s: use an image for linux/%s", cfg.Arch, arch, arch)
-	case cfg.CPUs < 1:
-		return fail("%d CPUs", cfg.CPUs)
-	case cfg.Memory < 1<<20 || cfg.Memory%(1<<20) != 0:
-		return fail("memory of %d bytes is not a multiple of 1 MiB", cfg.Memory)
-	case !filepath.IsAbs(cfg.Dir):
-		return fail("directory %q is not absolute", cfg.Dir)
-	case cfg.Kernel == "" || cfg.Initrd == "":
-		return fail("no kernel or no initramfs is given")
-	case cfg.NetNS != nil || cfg.Root != nil:
+	}
+	if cfg.NetNS != nil || cfg.Root != nil {
 		return fail("there are no network namespaces and no root directories of processes on macOS")
+	}
+	for _, n := range cfg.NICs {
+		if n.Tap {
+			return fail("network interface %s: macOS has no tap devices", n.MAC)
+		}
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, err
 	}
 	p := &plan{Config: cfg}
 	// The guest's console is a virtio console, which is there before the rest.
 	p.cmdline = strings.Join(append([]string{"console=hvc0"}, cfg.Cmdline...), " ")
-	seen := map[string]bool{}
-	for _, d := range cfg.Disks {
-		if d.ID == "" || len(d.ID) > vmm.MaxDiskID {
-			return fail("disk %s: an ID of %d bytes, %q", d.Path, len(d.ID), d.ID)
-		}
-		if seen[d.ID] {
-			return fail("two disks are called %q", d.ID)
-		}
-		seen[d.ID] = true
-	}
-	for _, n := range cfg.NICs {
-		if n.Tap || n.File == nil {
-			return fail("network interface %s: macOS has no tap devices", n.MAC)
-		}
-	}
 	for i, s := range cfg.Shares {
-		if s.Tag == "" || len(s.Tag) > vmm.MaxShareTag || (s.Path == "") == (len(s.Files) == 0) {
-			return fail("share %q is to have a tag, and to be a directory or files", s.Tag)
-		}
 		sh := share{tag: s.Tag, dir: s.Path, readOnly: s.ReadOnly}
 		if s.Path == "" {
 			sh.dir, sh.links = filepath.Join(cfg.Dir, "files"+strconv.Itoa(i)), s.Files

@@ -50,7 +50,7 @@ func TestPlanErrors(t *testing.T) {
 		"relative":           {func(c *vmm.Config) { c.Dir = "d" }, "not absolute"},
 		"no kernel":          {func(c *vmm.Config) { c.Kernel = "" }, "no kernel"},
 		"namespace":          {func(c *vmm.Config) { c.NetNS = os.Stdin }, "network namespaces"},
-		"long ID":            {func(c *vmm.Config) { c.Disks[0].ID = strings.Repeat("d", 21) }, "21 bytes"},
+		"long ID":            {func(c *vmm.Config) { c.Disks[0].ID = strings.Repeat("d", 21) }, `"ddddddddddddddddddddd" is not 1 to 20 characters`},
 		"disk twice":         {func(c *vmm.Config) { c.Disks = append(c.Disks, c.Disks[0]) }, `two disks are called "layer0"`},
 		"tap": {func(c *vmm.Config) {
 			c.NICs = []vmm.NIC{{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, File: os.Stdin, Tap: true}}
