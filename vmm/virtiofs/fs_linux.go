@@ -63,9 +63,10 @@ type node struct {
 	lookups    uint64 // how often the guest got it and did not forget it
 
 	// Where it is found again after it slept; no parent if it must not sleep.
-	parent *node
-	name   string
-	awake  *list.Element // of fileSystem.awake
+	parent   *node
+	name     string
+	children int           // nodes whose parent it is: it is one as long as there are any
+	awake    *list.Element // of fileSystem.awake
 }
 
 type device struct{ major, minor uint32 }
@@ -311,14 +312,17 @@ func (fs *fileSystem) adopt(fd int, stx *unix.Statx_t, parent *node, name string
 	} else {
 		if n == nil {
 			fs.last++
-			n = &node{descriptor: descriptor{fd: -1, uses: 1}, id: fs.last, key: key, kind: key.kind, parent: parent}
+			n = &node{descriptor: descriptor{fd: -1, uses: 1}, id: fs.last, key: key, kind: key.kind}
 			fs.nodes[n.id], fs.byFile[key] = n, n
+			if parent != nil {
+				fs.attach(n, parent, name)
+			}
 		}
 		fs.keep(n, fd)
 	}
 	n.lookups++
 	if n.parent != nil && parent != nil {
-		n.parent, n.name = parent, name
+		fs.attach(n, parent, name)
 	}
 	return n.id, nil
 }
@@ -332,12 +336,40 @@ func (fs *fileSystem) Forget(id, lookups uint64) {
 		return
 	}
 	n.lookups -= min(lookups, n.lookups)
-	if n.lookups == 0 {
+	fs.dropUnused(n)
+}
+
+// attach notes where n is found.
+func (fs *fileSystem) attach(n, parent *node, name string) {
+	old := n.parent
+	n.parent, n.name = parent, name
+	if old == parent {
+		return
+	}
+	parent.children++
+	if old != nil {
+		old.children--
+		fs.dropUnused(old)
+	}
+}
+
+// dropUnused drops n if the guest has forgotten it and all that is found by it, and the
+// directories above it that were there for n alone. So all that the host remembers for the
+// guest counts among its nodes.
+func (fs *fileSystem) dropUnused(n *node) {
+	for n != fs.root && n.lookups == 0 && n.children == 0 && fs.nodes[n.id] == n {
+		parent := n.parent
 		fs.drop(n)
+		if parent == nil {
+			return
+		}
+		parent.children--
+		n = parent
 	}
 }
 
 func (fs *fileSystem) drop(n *node) {
+	n.parent = nil
 	delete(fs.nodes, n.id)
 	delete(fs.byFile, n.key)
 	if n.awake != nil {
@@ -356,6 +388,7 @@ func (fs *fileSystem) forgetAll() {
 			fs.drop(n)
 		}
 	}
+	fs.root.children = 0
 	for id, h := range fs.handles {
 		fs.dropHandle(id, h)
 	}

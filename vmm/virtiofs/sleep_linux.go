@@ -135,6 +135,6 @@ func (fs *fileSystem) moved(dir *node, name string) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if n := fs.byFile[keyOf(stx)]; n != nil && n.parent != nil {
-		n.parent, n.name = dir, name
+		fs.attach(n, dir, name)
 	}
 }

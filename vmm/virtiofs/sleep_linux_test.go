@@ -148,6 +148,43 @@ func TestSleep(t *testing.T) {
 	}
 }
 
+// What the host keeps to find a file again counts among what the guest made it remember.
+func TestForgottenParentsCount(t *testing.T) {
+	g, dir := newGuest(t, false)
+	must(t, os.MkdirAll(filepath.Join(dir, "a", "b", "c"), 0o755), os.Mkdir(filepath.Join(dir, "e"), 0o755))
+	known := func(when string, want int) {
+		t.Helper()
+		if got := len(g.dev.fs.nodes); got != want {
+			t.Errorf("%s: %d files are known, want %d", when, got, want)
+		}
+	}
+	a := g.lookup(rootNode, "a")
+	b := g.lookup(a, "b")
+	c := g.lookup(b, "c")
+	e := g.lookup(rootNode, "e")
+	g.forget(a, 1)
+	g.forget(b, 1)
+	known("the parents are forgotten", 5)
+	if again := g.lookup(rootNode, "a"); again != a {
+		t.Errorf("a had the number %d, and has %d", a, again)
+	}
+	g.forget(a, 1)
+	if errno, _ := g.ask(opRename2, b, pack(e, uint32(0), uint32(0), "c", "c")); errno != 0 {
+		t.Fatal(errno)
+	}
+	known("the file has moved away from them", 3)
+	g.forget(e, 1)
+	known("the new parent is forgotten", 3)
+	if got := g.getattr(c); got != 0 {
+		t.Error(got)
+	}
+	g.forget(c, 1)
+	known("all is forgotten", 1)
+	if g.dev.fs.open != 1 || g.dev.fs.root.children != 0 {
+		t.Errorf("%d descriptors, %d files below the root", g.dev.fs.open, g.dev.fs.root.children)
+	}
+}
+
 // Directories that others have moved into each other lead nowhere.
 func TestSleepInACircle(t *testing.T) {
 	g, dir := newGuest(t, false)
