@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -27,10 +28,9 @@ type listed struct {
 	ImportPath        string
 	Dir               string
 	GoFiles, CgoFiles []string
-	Imports, Deps     []string
+	Deps              []string
 	ImportMap         map[string]string
 	DepOnly           bool
-	Incomplete        bool
 	Error             *struct{ Err string }
 }
 
@@ -80,10 +80,8 @@ func check(arch string, patterns ...string) (report, error) {
 			continue
 		}
 		r.own++
-		for _, d := range p.Deps {
-			if d == "github.com/Code-Hex/vz/v3" {
-				r.cgo++
-			}
+		if slices.Contains(p.Deps, "github.com/Code-Hex/vz/v3") {
+			r.cgo++
 		}
 	}
 	if r.own == 0 {

@@ -102,9 +102,9 @@ func fill(a *guestv1.FileAttr, out *fuse.Attr) {
 	out.Mode, out.Nlink, out.Uid, out.Gid = a.GetMode(), a.GetLinks(), a.GetUid(), a.GetGid()
 	out.Size, out.Blocks, out.Rdev = a.GetSize(), a.GetBlocks(), uint32(a.GetRdev())
 	at, mt, ct := unix.NsecToTimespec(a.GetAtimeNs()), unix.NsecToTimespec(a.GetMtimeNs()), unix.NsecToTimespec(a.GetCtimeNs())
-	out.Atime, out.Atimensec = uint64(at.Sec), uint32(max(at.Nsec, 0))
-	out.Mtime, out.Mtimensec = uint64(mt.Sec), uint32(max(mt.Nsec, 0))
-	out.Ctime, out.Ctimensec = uint64(ct.Sec), uint32(max(ct.Nsec, 0))
+	out.Atime, out.Atimensec = uint64(at.Sec), uint32(at.Nsec)
+	out.Mtime, out.Mtimensec = uint64(mt.Sec), uint32(mt.Nsec)
+	out.Ctime, out.Ctimensec = uint64(ct.Sec), uint32(ct.Nsec)
 }
 
 // Setattr implements fs.NodeSetattrer.

@@ -273,10 +273,10 @@ func (p place) change(root int, path string, op *guestv1.FileChange) error {
 	if op.AtimeNs != nil || op.MtimeNs != nil {
 		times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Nsec: unix.UTIME_OMIT}}
 		if op.AtimeNs != nil {
-			times[0] = timespec(op.GetAtimeNs())
+			times[0] = unix.NsecToTimespec(op.GetAtimeNs())
 		}
 		if op.MtimeNs != nil {
-			times[1] = timespec(op.GetMtimeNs())
+			times[1] = unix.NsecToTimespec(op.GetMtimeNs())
 		}
 		return unix.UtimesNanoAt(p.dir, p.name, times, unix.AT_SYMLINK_NOFOLLOW)
 	}
@@ -286,14 +286,6 @@ func (p place) change(root int, path string, op *guestv1.FileChange) error {
 // chmod changes permission bits, never those of what a symbolic link names.
 func (p place) chmod(mode uint32) error {
 	return p.byLink(func(link string) error { return unix.Chmod(link, mode&0o7777) })
-}
-
-func timespec(ns int64) unix.Timespec {
-	ts := unix.NsecToTimespec(ns)
-	if ts.Nsec < 0 { // before 1970
-		ts.Sec, ts.Nsec = ts.Sec-1, ts.Nsec+1e9
-	}
-	return ts
 }
 
 // byLink calls f with a name of the file itself, for system calls that take no
