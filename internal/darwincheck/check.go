@@ -17,10 +17,14 @@ import (
 	"strings"
 )
 
+// framework is the package that has Virtualization.framework for Go.
+const framework = "github.com/Code-Hex/vz/v3"
+
 // report is what was checked for one architecture.
 type report struct {
 	own, cgo, others int
 	errors           []error // of the project's own packages
+	packages         map[string]*types.Package
 }
 
 // listed is a package as go list -json prints it.
@@ -48,7 +52,7 @@ func check(arch string, patterns ...string) (report, error) {
 		return r, err
 	}
 	fset := token.NewFileSet()
-	done := map[string]*types.Package{"unsafe": types.Unsafe}
+	r.packages = map[string]*types.Package{"unsafe": types.Unsafe}
 	for _, p := range packages { // each comes after what it imports
 		own := !p.DepOnly
 		if p.ImportPath == "unsafe" || own && leftOut(p.ImportPath) || len(p.GoFiles)+len(p.CgoFiles) == 0 {
@@ -65,7 +69,7 @@ func check(arch string, patterns ...string) (report, error) {
 			FakeImportC:      true,
 			IgnoreFuncBodies: !own,
 			Sizes:            types.SizesFor("gc", arch),
-			Importer:         importer{p.ImportMap, done},
+			Importer:         importer{p.ImportMap, r.packages},
 			// Errors of others are artefacts of the missing C, and do not keep theirs from being used.
 			Error: func(err error) {
 				if own {
@@ -74,13 +78,13 @@ func check(arch string, patterns ...string) (report, error) {
 			},
 		}
 		pkg, _ := conf.Check(p.ImportPath, fset, files, nil) // its errors have been told
-		done[p.ImportPath] = pkg
+		r.packages[p.ImportPath] = pkg
 		if !own {
 			r.others++
 			continue
 		}
 		r.own++
-		if slices.Contains(p.Deps, "github.com/Code-Hex/vz/v3") {
+		if slices.Contains(p.Deps, framework) {
 			r.cgo++
 		}
 	}
