@@ -36,6 +36,10 @@ services:
 		got = do(t, s.Nerdctl(t.Context(), "logs", "pair-client-1")).stdout
 		return strings.Contains(got, "hello 10.4.")
 	})
+	// nerdctl writes the names of those that come later into /etc/hosts.
+	waitFor(t, "the client's name in the server", func() bool {
+		return strings.Contains(do(t, s.Nerdctl(t.Context(), "exec", "pair-server-1", "getent", "hosts", "pair-client-1")).stdout, "10.4.")
+	})
 	waitFor(t, "an answer from the published port", func() bool {
 		got, _ = ns.fetch(t, "127.0.0.1:8080")
 		return strings.HasPrefix(got, "hello ")

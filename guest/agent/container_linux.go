@@ -47,6 +47,8 @@ type container struct {
 	syncer  *freezer   // of the directories that the host shares; nil if there are none
 	shares  []string   // where those are mounted that the spec mounts
 
+	files files // that were made for it
+
 	mu        sync.Mutex
 	execs     map[string]*process
 	deleted   bool // delete has begun
@@ -153,7 +155,7 @@ func (c *container) prepare(ctx context.Context, spec *specs.Spec, opts *guestv1
 	spec.Root.Path = fs.path
 	writable := fs.changes != "" || fs.shared && !opts.GetRootfs().GetShare().GetReadOnly()
 	files := possibleFiles(opts.GetFiles(), fs.path, writable)
-	if err := addFiles(spec, files, filepath.Join(c.dir, "files"), c.ids); err != nil {
+	if c.files.paths, err = addFiles(spec, files, filepath.Join(c.dir, "files"), c.ids); err != nil {
 		return nil, err
 	}
 	if err := resolveUser(&spec.Process.User, fs.path); err != nil {

@@ -1,12 +1,15 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
+	"sync"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/applevm/applevm/guest/api"
@@ -16,37 +19,65 @@ import (
 // maxFiles bounds the files of one container; each is a mount.
 const maxFiles = 256
 
-// addFiles writes files into the directory dir, which it makes, and adds the
-// mounts to s that bring them to their paths. Files of root's are the
-// container's root's.
-func addFiles(s *specs.Spec, files []*guestv1.File, dir string, ids *idmap) error {
-	if len(files) > maxFiles {
-		return invalid("%d files, more than %d", len(files), maxFiles)
+// files are the files that were made for a container.
+type files struct {
+	mu    sync.Mutex        // one change at a time
+	paths map[string]string // in the machine, by those in the container
+}
+
+// setFile gives one of the files new content, in place: the container has it mounted. It
+// is never longer than its old or its new content, and empty at no time.
+func (c *container) setFile(name string, content []byte) error {
+	p, ok := c.files.paths[name]
+	switch {
+	case !ok:
+		return fmt.Errorf("container %q: no file %q was made for it: %w", c.id, name, errdefs.ErrNotFound)
+	case len(content) > api.MaxFile:
+		return invalid("file %s is %d bytes long, more than %d", name, len(content), api.MaxFile)
 	}
-	if len(files) == 0 {
-		return nil
-	}
-	if err := os.Mkdir(dir, 0o711); err != nil {
+	c.files.mu.Lock()
+	defer c.files.mu.Unlock()
+	f, err := os.OpenFile(p, os.O_WRONLY, 0)
+	if err != nil {
 		return err
 	}
+	_, err = f.WriteAt(content, 0)
+	return errors.Join(err, f.Truncate(int64(len(content))), f.Close())
+}
+
+// addFiles writes files into the directory dir, which it makes, and adds the
+// mounts to s that bring them to their paths. Files of root's are the
+// container's root's. It returns where they are, by their paths.
+func addFiles(s *specs.Spec, files []*guestv1.File, dir string, ids *idmap) (map[string]string, error) {
+	if len(files) > maxFiles {
+		return nil, invalid("%d files, more than %d", len(files), maxFiles)
+	}
+	if len(files) == 0 {
+		return nil, nil
+	}
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return nil, err
+	}
+	paths := map[string]string{}
 	for i, f := range files {
 		if !path.IsAbs(f.GetPath()) || path.Clean(f.GetPath()) == "/" {
-			return invalid("file %q: the path is not absolute", f.GetPath())
+			return nil, invalid("file %q: the path is not absolute", f.GetPath())
 		}
 		if len(f.GetContent()) > api.MaxFile {
-			return invalid("file %s is %d bytes long, more than %d", f.GetPath(), len(f.GetContent()), api.MaxFile)
+			return nil, invalid("file %s is %d bytes long, more than %d", f.GetPath(), len(f.GetContent()), api.MaxFile)
 		}
 		p := filepath.Join(dir, fmt.Sprint(i))
 		if err := writeFile(p, f, ids); err != nil {
-			return err
+			return nil, err
 		}
+		paths[f.GetPath()] = p
 		options := []string{"rbind", "rprivate"}
 		if f.GetReadOnly() {
 			options = append(options, "ro")
 		}
 		s.Mounts = append(s.Mounts, specs.Mount{Destination: f.GetPath(), Type: "bind", Source: p, Options: options})
 	}
-	return nil
+	return paths, nil
 }
 
 // possibleFiles leaves out optional files that need a change of a root file

@@ -55,6 +55,14 @@ func (s *guestService) WaitListeners(ctx context.Context, req *guestv1.WaitListe
 	return waitListeners(ctx, "/proc/net", req.GetKnown())
 }
 
+func (s *guestService) SetFile(_ context.Context, req *guestv1.SetFileRequest) (*guestv1.SetFileResponse, error) {
+	c, err := s.container(req.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	return &guestv1.SetFileResponse{}, c.setFile(req.GetPath(), req.GetContent())
+}
+
 // Shutdown ends all containers: SIGTERM, SIGKILL after grace (at once if that is
 // 0). Then it unmounts all disks and writes everything back. No container can be
 // made any more, not even if it fails.

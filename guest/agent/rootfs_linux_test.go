@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/applevm/applevm/guest/agent/agenttest"
+	"github.com/applevm/applevm/guest/api"
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
 )
 
@@ -246,6 +247,48 @@ func TestFiles(t *testing.T) {
 		t.Log(name)
 		wantCode(t, err, codes.InvalidArgument)
 	}
+}
+
+// Files that were made for a container get new content, which it sees where it has them.
+func TestSetFile(t *testing.T) {
+	h := newHost(t)
+	c := agenttest.Config{ID: "f", Stdin: true, Args: []string{"sh", "-c", "while read f; do cat $f; echo .; done"}}
+	c.Options = func(o *guestv1.ContainerOptions) {
+		o.Files = []*guestv1.File{{Path: "/etc/hosts", Content: []byte("first, long\n"), Mode: 0o644}, {Path: "/ro", Mode: 0o644, ReadOnly: true}}
+	}
+	r := h.Start(c, h.System())
+	want := ""
+	for _, f := range []struct{ path, content string }{{"/etc/hosts", "short\n"}, {"/ro", "longer than nothing\n"}, {"/etc/hosts", ""}, {"/etc/hosts", "again\n"}} {
+		_, err := h.Guest.SetFile(agenttest.Context(t), &guestv1.SetFileRequest{ContainerId: agenttest.Prefix + "f", Path: f.path, Content: []byte(f.content)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprintln(r.In, f.path); err != nil {
+			t.Fatal(err)
+		}
+		want += f.content + ".\n"
+		r.Stdout.WaitFor(t, want)
+	}
+	for _, tt := range []struct {
+		id, path string
+		content  []byte
+		want     codes.Code
+	}{
+		{"f", "/etc/passwd", nil, codes.NotFound},
+		{"f", "", nil, codes.NotFound},
+		{"other", "/etc/hosts", nil, codes.NotFound},
+		{"f", "/etc/hosts", make([]byte, api.MaxFile+1), codes.InvalidArgument},
+	} {
+		_, err := h.Guest.SetFile(agenttest.Context(t), &guestv1.SetFileRequest{ContainerId: agenttest.Prefix + tt.id, Path: tt.path, Content: tt.content})
+		wantCode(t, err, tt.want)
+	}
+	if err := r.In.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if code := r.Finish(); code != 0 || r.Stdout.String() != want {
+		t.Errorf("exit %d, %q", code, r.Stdout)
+	}
+	r.MustDelete()
 }
 
 func TestUserOfHostileImage(t *testing.T) {

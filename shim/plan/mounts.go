@@ -22,9 +22,9 @@ import (
 var guestMounts = []string{"proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "cgroup", "cgroup2", "devtmpfs",
 	"hugetlbfs", "bpf", "tracefs", "debugfs", "securityfs", "configfs", "fusectl", "binfmt_misc"}
 
-// copied are the files that clients make for each container. The container gets
-// a copy of each, one that it may write to if the mount says so; what it writes
-// stays its own.
+// copied are the files that clients make for each container, and change while it
+// runs. The container gets a copy of each, which follows the client's; it may write to it
+// if the mount says so, and what it writes stays its own, until the client writes next.
 var copied = []string{etcHosts, etcHostname, etcResolv}
 
 // mounted is what becomes of a spec's mounts: those that the guest makes, directories
@@ -146,15 +146,9 @@ func (p *Plan) ReadFiles() ([]*guestv1.File, error) {
 	var out []*guestv1.File
 	total := len(p.Container.GetSpec())
 	for _, f := range p.Files {
-		b, mode, err := []byte(f.Content), fs.FileMode(0o644), error(nil)
-		if !f.Generated {
-			b, mode, err = readFile(f.Source)
-		}
+		b, mode, err := p.ReadFile(f)
 		if err != nil {
-			return nil, fmt.Errorf("copy the host file %s to %s: %w", f.Source, f.Destination, err)
-		}
-		if p.Network.User && !f.Generated && f.Destination == etcResolv {
-			b = p.Network.clientResolvConf(b)
+			return nil, err
 		}
 		total += len(b) + len(f.Destination) + 64
 		if total > maxRequest {
@@ -163,6 +157,21 @@ func (p *Plan) ReadFiles() ([]*guestv1.File, error) {
 		out = append(out, &guestv1.File{Path: f.Destination, Content: b, Mode: uint32(mode.Perm()), ReadOnly: f.ReadOnly, Optional: f.Generated})
 	}
 	return out, nil
+}
+
+// ReadFile returns what the copy of a file is to have, and its mode.
+func (p *Plan) ReadFile(f File) ([]byte, fs.FileMode, error) {
+	if f.Generated {
+		return []byte(f.Content), 0o644, nil
+	}
+	b, mode, err := readFile(f.Source)
+	if err != nil {
+		return nil, 0, fmt.Errorf("copy the host file %s to %s: %w", f.Source, f.Destination, err)
+	}
+	if p.Network.User && f.Destination == etcResolv {
+		b = p.Network.clientResolvConf(b)
+	}
+	return b, mode, nil
 }
 
 // readFile reads a regular file of at most api.MaxFile bytes. It never blocks on

@@ -159,6 +159,7 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 	})
 	c.init.setInGuest(true)
 	go c.watchMemory()
+	go c.followFiles(p)
 	if p.Network.HostPorts {
 		c.portsGone.Go(func() { c.followPorts(cfg.Network.MaxConnections) })
 	}

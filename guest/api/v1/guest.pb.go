@@ -26,6 +26,103 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type SetFileRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	// Where the container has it, as File.path.
+	Path          string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Content       []byte `protobuf:"bytes,3,opt,name=content,proto3" json:"content,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetFileRequest) Reset() {
+	*x = SetFileRequest{}
+	mi := &file_guest_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetFileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetFileRequest) ProtoMessage() {}
+
+func (x *SetFileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetFileRequest.ProtoReflect.Descriptor instead.
+func (*SetFileRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *SetFileRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *SetFileRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *SetFileRequest) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+type SetFileResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetFileResponse) Reset() {
+	*x = SetFileResponse{}
+	mi := &file_guest_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetFileResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetFileResponse) ProtoMessage() {}
+
+func (x *SetFileResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetFileResponse.ProtoReflect.Descriptor instead.
+func (*SetFileResponse) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{1}
+}
+
 type InfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -34,7 +131,7 @@ type InfoRequest struct {
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_guest_proto_msgTypes[0]
+	mi := &file_guest_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -46,7 +143,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[0]
+	mi := &file_guest_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -59,7 +156,7 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{0}
+	return file_guest_proto_rawDescGZIP(), []int{2}
 }
 
 type InfoResponse struct {
@@ -78,7 +175,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_guest_proto_msgTypes[1]
+	mi := &file_guest_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -90,7 +187,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[1]
+	mi := &file_guest_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -103,7 +200,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{1}
+	return file_guest_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *InfoResponse) GetVersion() uint32 {
@@ -146,7 +243,7 @@ type ShiftClockRequest struct {
 
 func (x *ShiftClockRequest) Reset() {
 	*x = ShiftClockRequest{}
-	mi := &file_guest_proto_msgTypes[2]
+	mi := &file_guest_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -158,7 +255,7 @@ func (x *ShiftClockRequest) String() string {
 func (*ShiftClockRequest) ProtoMessage() {}
 
 func (x *ShiftClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[2]
+	mi := &file_guest_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -171,7 +268,7 @@ func (x *ShiftClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShiftClockRequest.ProtoReflect.Descriptor instead.
 func (*ShiftClockRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{2}
+	return file_guest_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ShiftClockRequest) GetShiftNs() int64 {
@@ -198,7 +295,7 @@ type ShiftClockResponse struct {
 
 func (x *ShiftClockResponse) Reset() {
 	*x = ShiftClockResponse{}
-	mi := &file_guest_proto_msgTypes[3]
+	mi := &file_guest_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -210,7 +307,7 @@ func (x *ShiftClockResponse) String() string {
 func (*ShiftClockResponse) ProtoMessage() {}
 
 func (x *ShiftClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[3]
+	mi := &file_guest_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -223,7 +320,7 @@ func (x *ShiftClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShiftClockResponse.ProtoReflect.Descriptor instead.
 func (*ShiftClockResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{3}
+	return file_guest_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ShiftClockResponse) GetUnixNanos() int64 {
@@ -247,7 +344,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_guest_proto_msgTypes[4]
+	mi := &file_guest_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -259,7 +356,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[4]
+	mi := &file_guest_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -272,7 +369,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{4}
+	return file_guest_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ShutdownRequest) GetGraceNs() int64 {
@@ -297,7 +394,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_guest_proto_msgTypes[5]
+	mi := &file_guest_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -309,7 +406,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[5]
+	mi := &file_guest_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -322,7 +419,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{5}
+	return file_guest_proto_rawDescGZIP(), []int{7}
 }
 
 type WaitEventsRequest struct {
@@ -337,7 +434,7 @@ type WaitEventsRequest struct {
 
 func (x *WaitEventsRequest) Reset() {
 	*x = WaitEventsRequest{}
-	mi := &file_guest_proto_msgTypes[6]
+	mi := &file_guest_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -349,7 +446,7 @@ func (x *WaitEventsRequest) String() string {
 func (*WaitEventsRequest) ProtoMessage() {}
 
 func (x *WaitEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[6]
+	mi := &file_guest_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -362,7 +459,7 @@ func (x *WaitEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitEventsRequest.ProtoReflect.Descriptor instead.
 func (*WaitEventsRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{6}
+	return file_guest_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WaitEventsRequest) GetAfter() uint64 {
@@ -393,7 +490,7 @@ type WaitEventsResponse struct {
 
 func (x *WaitEventsResponse) Reset() {
 	*x = WaitEventsResponse{}
-	mi := &file_guest_proto_msgTypes[7]
+	mi := &file_guest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -405,7 +502,7 @@ func (x *WaitEventsResponse) String() string {
 func (*WaitEventsResponse) ProtoMessage() {}
 
 func (x *WaitEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[7]
+	mi := &file_guest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -418,7 +515,7 @@ func (x *WaitEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitEventsResponse.ProtoReflect.Descriptor instead.
 func (*WaitEventsResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{7}
+	return file_guest_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WaitEventsResponse) GetSequence() uint64 {
@@ -452,7 +549,7 @@ type OutOfMemory struct {
 
 func (x *OutOfMemory) Reset() {
 	*x = OutOfMemory{}
-	mi := &file_guest_proto_msgTypes[8]
+	mi := &file_guest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -464,7 +561,7 @@ func (x *OutOfMemory) String() string {
 func (*OutOfMemory) ProtoMessage() {}
 
 func (x *OutOfMemory) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[8]
+	mi := &file_guest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -477,7 +574,7 @@ func (x *OutOfMemory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutOfMemory.ProtoReflect.Descriptor instead.
 func (*OutOfMemory) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{8}
+	return file_guest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *OutOfMemory) GetContainerId() string {
@@ -531,7 +628,7 @@ type ContainerOptions struct {
 
 func (x *ContainerOptions) Reset() {
 	*x = ContainerOptions{}
-	mi := &file_guest_proto_msgTypes[9]
+	mi := &file_guest_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -543,7 +640,7 @@ func (x *ContainerOptions) String() string {
 func (*ContainerOptions) ProtoMessage() {}
 
 func (x *ContainerOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[9]
+	mi := &file_guest_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -556,7 +653,7 @@ func (x *ContainerOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerOptions.ProtoReflect.Descriptor instead.
 func (*ContainerOptions) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{9}
+	return file_guest_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ContainerOptions) GetSpec() []byte {
@@ -615,7 +712,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_guest_proto_msgTypes[10]
+	mi := &file_guest_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -627,7 +724,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[10]
+	mi := &file_guest_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -640,7 +737,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{10}
+	return file_guest_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Interface) GetMac() []byte {
@@ -697,7 +794,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_guest_proto_msgTypes[11]
+	mi := &file_guest_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -709,7 +806,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[11]
+	mi := &file_guest_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -722,7 +819,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{11}
+	return file_guest_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Route) GetDestination() string {
@@ -756,7 +853,7 @@ type Rootfs struct {
 
 func (x *Rootfs) Reset() {
 	*x = Rootfs{}
-	mi := &file_guest_proto_msgTypes[12]
+	mi := &file_guest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +865,7 @@ func (x *Rootfs) String() string {
 func (*Rootfs) ProtoMessage() {}
 
 func (x *Rootfs) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[12]
+	mi := &file_guest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +878,7 @@ func (x *Rootfs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rootfs.ProtoReflect.Descriptor instead.
 func (*Rootfs) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{12}
+	return file_guest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Rootfs) GetLower() []*Tree {
@@ -817,7 +914,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_guest_proto_msgTypes[13]
+	mi := &file_guest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +926,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[13]
+	mi := &file_guest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +939,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{13}
+	return file_guest_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Share) GetTag() string {
@@ -874,7 +971,7 @@ type Tree struct {
 
 func (x *Tree) Reset() {
 	*x = Tree{}
-	mi := &file_guest_proto_msgTypes[14]
+	mi := &file_guest_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +983,7 @@ func (x *Tree) String() string {
 func (*Tree) ProtoMessage() {}
 
 func (x *Tree) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[14]
+	mi := &file_guest_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +996,7 @@ func (x *Tree) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tree.ProtoReflect.Descriptor instead.
 func (*Tree) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{14}
+	return file_guest_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Tree) GetDisk() string {
@@ -943,7 +1040,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_guest_proto_msgTypes[15]
+	mi := &file_guest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -955,7 +1052,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[15]
+	mi := &file_guest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -968,7 +1065,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{15}
+	return file_guest_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *File) GetPath() string {
@@ -1030,7 +1127,7 @@ type WaitListenersRequest struct {
 
 func (x *WaitListenersRequest) Reset() {
 	*x = WaitListenersRequest{}
-	mi := &file_guest_proto_msgTypes[16]
+	mi := &file_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1139,7 @@ func (x *WaitListenersRequest) String() string {
 func (*WaitListenersRequest) ProtoMessage() {}
 
 func (x *WaitListenersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[16]
+	mi := &file_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1152,7 @@ func (x *WaitListenersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitListenersRequest.ProtoReflect.Descriptor instead.
 func (*WaitListenersRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{16}
+	return file_guest_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WaitListenersRequest) GetKnown() string {
@@ -1077,7 +1174,7 @@ type WaitListenersResponse struct {
 
 func (x *WaitListenersResponse) Reset() {
 	*x = WaitListenersResponse{}
-	mi := &file_guest_proto_msgTypes[17]
+	mi := &file_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1089,7 +1186,7 @@ func (x *WaitListenersResponse) String() string {
 func (*WaitListenersResponse) ProtoMessage() {}
 
 func (x *WaitListenersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[17]
+	mi := &file_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1102,7 +1199,7 @@ func (x *WaitListenersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitListenersResponse.ProtoReflect.Descriptor instead.
 func (*WaitListenersResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{17}
+	return file_guest_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WaitListenersResponse) GetDigest() string {
@@ -1133,7 +1230,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_guest_proto_msgTypes[18]
+	mi := &file_guest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1242,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[18]
+	mi := &file_guest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1255,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{18}
+	return file_guest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Listener) GetProtocol() string {
@@ -1186,7 +1283,12 @@ var File_guest_proto protoreflect.FileDescriptor
 
 const file_guest_proto_rawDesc = "" +
 	"\n" +
-	"\vguest.proto\x12\x10applevm.guest.v1\"\r\n" +
+	"\vguest.proto\x12\x10applevm.guest.v1\"a\n" +
+	"\x0eSetFileRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x18\n" +
+	"\acontent\x18\x03 \x01(\fR\acontent\"\x11\n" +
+	"\x0fSetFileResponse\"\r\n" +
 	"\vInfoRequest\"\x8c\x01\n" +
 	"\fInfoResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
@@ -1260,7 +1362,7 @@ const file_guest_proto_rawDesc = "" +
 	"\bListener\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port2\xb5\x03\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port2\x85\x04\n" +
 	"\x05Guest\x12E\n" +
 	"\x04Info\x12\x1d.applevm.guest.v1.InfoRequest\x1a\x1e.applevm.guest.v1.InfoResponse\x12W\n" +
 	"\n" +
@@ -1268,7 +1370,8 @@ const file_guest_proto_rawDesc = "" +
 	"\bShutdown\x12!.applevm.guest.v1.ShutdownRequest\x1a\".applevm.guest.v1.ShutdownResponse\x12W\n" +
 	"\n" +
 	"WaitEvents\x12#.applevm.guest.v1.WaitEventsRequest\x1a$.applevm.guest.v1.WaitEventsResponse\x12`\n" +
-	"\rWaitListeners\x12&.applevm.guest.v1.WaitListenersRequest\x1a'.applevm.guest.v1.WaitListenersResponseB1Z/github.com/applevm/applevm/guest/api/v1;guestv1b\x06proto3"
+	"\rWaitListeners\x12&.applevm.guest.v1.WaitListenersRequest\x1a'.applevm.guest.v1.WaitListenersResponse\x12N\n" +
+	"\aSetFile\x12 .applevm.guest.v1.SetFileRequest\x1a!.applevm.guest.v1.SetFileResponseB1Z/github.com/applevm/applevm/guest/api/v1;guestv1b\x06proto3"
 
 var (
 	file_guest_proto_rawDescOnce sync.Once
@@ -1282,50 +1385,54 @@ func file_guest_proto_rawDescGZIP() []byte {
 	return file_guest_proto_rawDescData
 }
 
-var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_guest_proto_goTypes = []any{
-	(*InfoRequest)(nil),           // 0: applevm.guest.v1.InfoRequest
-	(*InfoResponse)(nil),          // 1: applevm.guest.v1.InfoResponse
-	(*ShiftClockRequest)(nil),     // 2: applevm.guest.v1.ShiftClockRequest
-	(*ShiftClockResponse)(nil),    // 3: applevm.guest.v1.ShiftClockResponse
-	(*ShutdownRequest)(nil),       // 4: applevm.guest.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 5: applevm.guest.v1.ShutdownResponse
-	(*WaitEventsRequest)(nil),     // 6: applevm.guest.v1.WaitEventsRequest
-	(*WaitEventsResponse)(nil),    // 7: applevm.guest.v1.WaitEventsResponse
-	(*OutOfMemory)(nil),           // 8: applevm.guest.v1.OutOfMemory
-	(*ContainerOptions)(nil),      // 9: applevm.guest.v1.ContainerOptions
-	(*Interface)(nil),             // 10: applevm.guest.v1.Interface
-	(*Route)(nil),                 // 11: applevm.guest.v1.Route
-	(*Rootfs)(nil),                // 12: applevm.guest.v1.Rootfs
-	(*Share)(nil),                 // 13: applevm.guest.v1.Share
-	(*Tree)(nil),                  // 14: applevm.guest.v1.Tree
-	(*File)(nil),                  // 15: applevm.guest.v1.File
-	(*WaitListenersRequest)(nil),  // 16: applevm.guest.v1.WaitListenersRequest
-	(*WaitListenersResponse)(nil), // 17: applevm.guest.v1.WaitListenersResponse
-	(*Listener)(nil),              // 18: applevm.guest.v1.Listener
+	(*SetFileRequest)(nil),        // 0: applevm.guest.v1.SetFileRequest
+	(*SetFileResponse)(nil),       // 1: applevm.guest.v1.SetFileResponse
+	(*InfoRequest)(nil),           // 2: applevm.guest.v1.InfoRequest
+	(*InfoResponse)(nil),          // 3: applevm.guest.v1.InfoResponse
+	(*ShiftClockRequest)(nil),     // 4: applevm.guest.v1.ShiftClockRequest
+	(*ShiftClockResponse)(nil),    // 5: applevm.guest.v1.ShiftClockResponse
+	(*ShutdownRequest)(nil),       // 6: applevm.guest.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),      // 7: applevm.guest.v1.ShutdownResponse
+	(*WaitEventsRequest)(nil),     // 8: applevm.guest.v1.WaitEventsRequest
+	(*WaitEventsResponse)(nil),    // 9: applevm.guest.v1.WaitEventsResponse
+	(*OutOfMemory)(nil),           // 10: applevm.guest.v1.OutOfMemory
+	(*ContainerOptions)(nil),      // 11: applevm.guest.v1.ContainerOptions
+	(*Interface)(nil),             // 12: applevm.guest.v1.Interface
+	(*Route)(nil),                 // 13: applevm.guest.v1.Route
+	(*Rootfs)(nil),                // 14: applevm.guest.v1.Rootfs
+	(*Share)(nil),                 // 15: applevm.guest.v1.Share
+	(*Tree)(nil),                  // 16: applevm.guest.v1.Tree
+	(*File)(nil),                  // 17: applevm.guest.v1.File
+	(*WaitListenersRequest)(nil),  // 18: applevm.guest.v1.WaitListenersRequest
+	(*WaitListenersResponse)(nil), // 19: applevm.guest.v1.WaitListenersResponse
+	(*Listener)(nil),              // 20: applevm.guest.v1.Listener
 }
 var file_guest_proto_depIdxs = []int32{
-	8,  // 0: applevm.guest.v1.WaitEventsResponse.out_of_memory:type_name -> applevm.guest.v1.OutOfMemory
-	12, // 1: applevm.guest.v1.ContainerOptions.rootfs:type_name -> applevm.guest.v1.Rootfs
-	15, // 2: applevm.guest.v1.ContainerOptions.files:type_name -> applevm.guest.v1.File
-	10, // 3: applevm.guest.v1.ContainerOptions.interfaces:type_name -> applevm.guest.v1.Interface
-	11, // 4: applevm.guest.v1.Interface.routes:type_name -> applevm.guest.v1.Route
-	14, // 5: applevm.guest.v1.Rootfs.lower:type_name -> applevm.guest.v1.Tree
-	14, // 6: applevm.guest.v1.Rootfs.writable:type_name -> applevm.guest.v1.Tree
-	13, // 7: applevm.guest.v1.Rootfs.share:type_name -> applevm.guest.v1.Share
-	18, // 8: applevm.guest.v1.WaitListenersResponse.listeners:type_name -> applevm.guest.v1.Listener
-	0,  // 9: applevm.guest.v1.Guest.Info:input_type -> applevm.guest.v1.InfoRequest
-	2,  // 10: applevm.guest.v1.Guest.ShiftClock:input_type -> applevm.guest.v1.ShiftClockRequest
-	4,  // 11: applevm.guest.v1.Guest.Shutdown:input_type -> applevm.guest.v1.ShutdownRequest
-	6,  // 12: applevm.guest.v1.Guest.WaitEvents:input_type -> applevm.guest.v1.WaitEventsRequest
-	16, // 13: applevm.guest.v1.Guest.WaitListeners:input_type -> applevm.guest.v1.WaitListenersRequest
-	1,  // 14: applevm.guest.v1.Guest.Info:output_type -> applevm.guest.v1.InfoResponse
-	3,  // 15: applevm.guest.v1.Guest.ShiftClock:output_type -> applevm.guest.v1.ShiftClockResponse
-	5,  // 16: applevm.guest.v1.Guest.Shutdown:output_type -> applevm.guest.v1.ShutdownResponse
-	7,  // 17: applevm.guest.v1.Guest.WaitEvents:output_type -> applevm.guest.v1.WaitEventsResponse
-	17, // 18: applevm.guest.v1.Guest.WaitListeners:output_type -> applevm.guest.v1.WaitListenersResponse
-	14, // [14:19] is the sub-list for method output_type
-	9,  // [9:14] is the sub-list for method input_type
+	10, // 0: applevm.guest.v1.WaitEventsResponse.out_of_memory:type_name -> applevm.guest.v1.OutOfMemory
+	14, // 1: applevm.guest.v1.ContainerOptions.rootfs:type_name -> applevm.guest.v1.Rootfs
+	17, // 2: applevm.guest.v1.ContainerOptions.files:type_name -> applevm.guest.v1.File
+	12, // 3: applevm.guest.v1.ContainerOptions.interfaces:type_name -> applevm.guest.v1.Interface
+	13, // 4: applevm.guest.v1.Interface.routes:type_name -> applevm.guest.v1.Route
+	16, // 5: applevm.guest.v1.Rootfs.lower:type_name -> applevm.guest.v1.Tree
+	16, // 6: applevm.guest.v1.Rootfs.writable:type_name -> applevm.guest.v1.Tree
+	15, // 7: applevm.guest.v1.Rootfs.share:type_name -> applevm.guest.v1.Share
+	20, // 8: applevm.guest.v1.WaitListenersResponse.listeners:type_name -> applevm.guest.v1.Listener
+	2,  // 9: applevm.guest.v1.Guest.Info:input_type -> applevm.guest.v1.InfoRequest
+	4,  // 10: applevm.guest.v1.Guest.ShiftClock:input_type -> applevm.guest.v1.ShiftClockRequest
+	6,  // 11: applevm.guest.v1.Guest.Shutdown:input_type -> applevm.guest.v1.ShutdownRequest
+	8,  // 12: applevm.guest.v1.Guest.WaitEvents:input_type -> applevm.guest.v1.WaitEventsRequest
+	18, // 13: applevm.guest.v1.Guest.WaitListeners:input_type -> applevm.guest.v1.WaitListenersRequest
+	0,  // 14: applevm.guest.v1.Guest.SetFile:input_type -> applevm.guest.v1.SetFileRequest
+	3,  // 15: applevm.guest.v1.Guest.Info:output_type -> applevm.guest.v1.InfoResponse
+	5,  // 16: applevm.guest.v1.Guest.ShiftClock:output_type -> applevm.guest.v1.ShiftClockResponse
+	7,  // 17: applevm.guest.v1.Guest.Shutdown:output_type -> applevm.guest.v1.ShutdownResponse
+	9,  // 18: applevm.guest.v1.Guest.WaitEvents:output_type -> applevm.guest.v1.WaitEventsResponse
+	19, // 19: applevm.guest.v1.Guest.WaitListeners:output_type -> applevm.guest.v1.WaitListenersResponse
+	1,  // 20: applevm.guest.v1.Guest.SetFile:output_type -> applevm.guest.v1.SetFileResponse
+	15, // [15:21] is the sub-list for method output_type
+	9,  // [9:15] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -1342,7 +1449,7 @@ func file_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_proto_rawDesc), len(file_guest_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

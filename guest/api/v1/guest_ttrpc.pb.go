@@ -13,6 +13,7 @@ type GuestService interface {
 	Shutdown(context.Context, *ShutdownRequest) (*ShutdownResponse, error)
 	WaitEvents(context.Context, *WaitEventsRequest) (*WaitEventsResponse, error)
 	WaitListeners(context.Context, *WaitListenersRequest) (*WaitListenersResponse, error)
+	SetFile(context.Context, *SetFileRequest) (*SetFileResponse, error)
 }
 
 func RegisterGuestService(srv *ttrpc.Server, svc GuestService) {
@@ -52,6 +53,13 @@ func RegisterGuestService(srv *ttrpc.Server, svc GuestService) {
 					return nil, err
 				}
 				return svc.WaitListeners(ctx, &req)
+			},
+			"SetFile": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req SetFileRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.SetFile(ctx, &req)
 			},
 		},
 	})
@@ -102,6 +110,14 @@ func (c *guestClient) WaitEvents(ctx context.Context, req *WaitEventsRequest) (*
 func (c *guestClient) WaitListeners(ctx context.Context, req *WaitListenersRequest) (*WaitListenersResponse, error) {
 	var resp WaitListenersResponse
 	if err := c.client.Call(ctx, "applevm.guest.v1.Guest", "WaitListeners", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *guestClient) SetFile(ctx context.Context, req *SetFileRequest) (*SetFileResponse, error) {
+	var resp SetFileResponse
+	if err := c.client.Call(ctx, "applevm.guest.v1.Guest", "SetFile", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil
