@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/containerd/log"
 	"github.com/fsnotify/fsnotify"
 )
 
@@ -28,7 +29,7 @@ const (
 func Follow(ctx context.Context, files []string, changed func(path string)) {
 	w, err := fsnotify.NewWatcher()
 	if err == nil {
-		defer w.Close()
+		defer func() { _ = w.Close() }()
 		err = watch(ctx, w, files, changed)
 	}
 	if err == nil {
@@ -66,7 +67,8 @@ func watch(ctx context.Context, w *fsnotify.Watcher, files []string, changed fun
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-w.Errors: // events were lost
+		case err := <-w.Errors: // events were lost
+			log.G(ctx).WithError(err).Debug("changes of files may have been missed")
 			pending, settled = slices.Clone(files), time.After(quiet)
 		case e := <-w.Events:
 			for _, path := range files {
