@@ -2,7 +2,6 @@ package bootstrap
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +14,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/applevm/applevm/shim/hooks"
+	"github.com/applevm/applevm/shim/plan"
 	"github.com/applevm/applevm/shim/record"
 )
 
@@ -56,17 +56,11 @@ func poststop(ctx context.Context, bundle, id string, pid int) error {
 	if err != nil {
 		return err
 	}
-	var spec struct {
-		Hooks       *specs.Hooks      `json:"hooks"`
-		Annotations map[string]string `json:"annotations"`
-	}
-	if err := json.Unmarshal(b, &spec); err != nil {
+	list, annotations, err := plan.Hooks(b)
+	if err != nil {
 		return err
 	}
-	if spec.Hooks == nil {
-		return nil
-	}
-	return hooks.RunAll(ctx, "poststop", spec.Hooks.Poststop, specs.State{
-		Version: specs.Version, ID: id, Status: specs.StateStopped, Pid: pid, Bundle: bundle, Annotations: spec.Annotations,
+	return hooks.RunAll(ctx, "poststop", list.Poststop, specs.State{
+		Version: specs.Version, ID: id, Status: specs.StateStopped, Pid: pid, Bundle: bundle, Annotations: annotations,
 	})
 }

@@ -18,36 +18,57 @@ const (
 	etcResolv   = "/etc/resolv.conf"
 )
 
-// etcFiles are those of the three files that a container with a user network
-// lacks because no client mounts them.
-func (n Network) etcFiles(hostname string, mounted func(path string) bool, readFile func(string) ([]byte, error)) []File {
-	if !n.User {
+// ownAddress is where a host without a permanent address finds itself (Debian
+// Reference, section 5.1.1).
+const ownAddress = "127.0.1.1"
+
+// etcFiles are the three files of a container with a user network, for those that no
+// client mounts. One without a network has the image's, unless its client always makes
+// them and could not (always).
+func (n Network) etcFiles(hostname string, readFile func(string) ([]byte, error), always bool) []File {
+	if !n.User && !always {
 		return nil
 	}
 	var out []File
 	add := func(path, content string) {
-		if !mounted(path) {
-			out = append(out, File{Destination: path, Content: content, Generated: true})
-		}
+		out = append(out, File{Destination: path, Content: content, Generated: true})
 	}
-	var hosts strings.Builder
-	hosts.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
-	for _, a := range n.Addresses.Guest {
-		if hostname == "" {
-			break // not known, for a container that has the host's
-		}
-		fmt.Fprintf(&hosts, "%s\t%s\n", a.Addr(), hostname)
+	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	for _, e := range n.names(hostname) {
+		hosts += e[0] + "\t" + e[1] + "\n"
 	}
-	for _, a := range n.Addresses.Host {
-		fmt.Fprintf(&hosts, "%s\t%s\n", a, usernet.HostName)
-	}
-	add(etcHosts, hosts.String())
+	add(etcHosts, hosts)
 	if hostname != "" {
 		add(etcHostname, hostname+"\n")
+	}
+	if !n.User {
+		add(etcResolv, "# This container has no network.\n")
+		return out
 	}
 	// Without the host's own file there is nothing to search and no option.
 	host, _ := readFile(etcResolv)
 	add(etcResolv, n.resolvConf(host))
+	return out
+}
+
+// names are the addresses that the container and its host are known by, each with its
+// name. The container's own is not known (empty) if it has its host's.
+func (n Network) names(hostname string) [][2]string {
+	var out [][2]string
+	switch {
+	case hostname == "":
+	case n.User:
+		for _, a := range n.Addresses.Guest {
+			out = append(out, [2]string{a.Addr().String(), hostname})
+		}
+	default:
+		out = append(out, [2]string{ownAddress, hostname})
+	}
+	if n.User {
+		for _, a := range n.Addresses.Host {
+			out = append(out, [2]string{a.String(), usernet.HostName})
+		}
+	}
 	return out
 }
 

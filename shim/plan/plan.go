@@ -5,7 +5,6 @@ package plan
 
 import (
 	"io/fs"
-	"path/filepath"
 	"slices"
 
 	"github.com/containerd/containerd/api/types"
@@ -114,6 +113,12 @@ func New(in Input) (*Plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	foreign := isForeign(spec)
+	if foreign {
+		if err := complete(spec, in.Namespace, in.ID); err != nil {
+			return nil, err
+		}
+	}
 	p := &Plan{Annotations: spec.Annotations}
 	if p.Limits, err = limitsOf(spec.Linux.Resources); err != nil {
 		return nil, err
@@ -140,10 +145,8 @@ func New(in Input) (*Plan, error) {
 		return nil, err
 	}
 	p.Machine.NICs = p.Network.nics()
-	mounted := func(path string) bool {
-		return slices.ContainsFunc(spec.Mounts, func(m specs.Mount) bool { return filepath.Clean(m.Destination) == path })
-	}
-	p.Files = append(m.files, p.Network.etcFiles(hostname(spec, in), mounted, in.ReadFile)...)
+	etc := p.Network.etcFiles(hostname(spec, in), in.ReadFile, foreign)
+	p.Files = append(m.files, slices.DeleteFunc(etc, func(f File) bool { return isMounted(spec.Mounts, f.Destination) })...)
 	guest, warnings, err := guestSpec(spec, in, m.guest, p.Machine.CPUs)
 	if err != nil {
 		return nil, err

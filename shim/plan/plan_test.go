@@ -264,7 +264,6 @@ func TestRefuses(t *testing.T) {
 		err    string
 		class  func(error) bool
 	}{
-		{"no linux section", func(s *specs.Spec) { s.Linux = nil }, "no linux section", errdefs.IsNotImplemented},
 		{"no process", func(s *specs.Spec) { s.Process = nil }, "no process", errdefs.IsInvalidArgument},
 		{"no command", func(s *specs.Spec) { s.Process.Args = nil }, "no command", errdefs.IsInvalidArgument},
 		{"pid namespace", func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/proc/1/ns/pid" }, "pid namespace /proc/1/ns/pid", errdefs.IsNotImplemented},

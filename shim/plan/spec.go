@@ -24,8 +24,6 @@ func parse(b []byte) (*specs.Spec, error) {
 		return nil, invalid("the container's spec (config.json): %w", err)
 	}
 	switch {
-	case s.Linux == nil:
-		return nil, unsupported("the container's spec has no linux section, as a client on another system makes it; filling it in is not implemented")
 	case s.Process == nil:
 		return nil, invalid("the container's spec has no process")
 	case s.Windows != nil || s.Solaris != nil || s.VM != nil || s.ZOS != nil || s.FreeBSD != nil:
