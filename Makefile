@@ -114,7 +114,7 @@ darwin-check: deps ## type-check everything for macOS, Virtualization.framework'
 	@go run ./internal/darwincheck
 
 # An ordinary user's containers: macOS has neither network namespaces nor other root directories.
-VZSIM_E2E ?= ^(TestExitCodesAndOutput|TestUser|TestExec|TestStdinReachesTheProcess|TestOutputIsWhole|TestKillAndDelete|TestSignals|TestWritableLayerOutlivesTheTask|TestCommandThatDoesNotExist|TestBindMountsOfDirectories|TestPublishedPorts|TestOutOfMemory|TestClock)$$
+VZSIM_E2E ?= ^(TestExitCodesAndOutput|TestUser|TestExec|TestStdinReachesTheProcess|TestOutputIsWhole|TestKillAndDelete|TestSignals|TestWritableLayerOutlivesTheTask|TestCommandThatDoesNotExist|TestBindMountsOfDirectories|TestPublishedPorts|TestOutOfMemory|TestClock|TestMacUserHasNothingMore|TestImagesAndSnapshotsOfAMacUser|TestSpecOfAClientOnMacOS|TestNoNetwork|TestHostNetwork)$$
 # The go.mod of a build with the stand-in is made from ours, so that it cannot differ in anything else.
 VZSIM := -modfile=build/vzsim.mod -tags vzsim
 
@@ -125,8 +125,9 @@ vz-sim: build guest tools ## run macOS's driver on a stand-in for its framework:
 	go vet $(VZSIM) ./vmm/vz ./shim/machine github.com/Code-Hex/vz/v3
 	go test $(VZSIM) -count=1 ./vmm/vz
 	mkdir -p build/vzsim && CGO_ENABLED=0 go build $(VZSIM) -trimpath -ldflags '$(LDFLAGS)' -o build/vzsim/ ./cmd/containerd-shim-applevm-v1
-	APPLEVM_TEST_SHIM=$(CURDIR)/build/vzsim/containerd-shim-applevm-v1 \
+	APPLEVM_TEST_SHIM=$(CURDIR)/build/vzsim/containerd-shim-applevm-v1 APPLEVM_TEST_REPORT=$(CURDIR)/build/vzsim/report.txt \
 	  go test -count=1 -timeout 20m -run '$(VZSIM_E2E)' ./e2e
+	@cat build/vzsim/report.txt
 
 .PHONY: generate
 generate: ## regenerate the Go code of the .proto files

@@ -30,9 +30,10 @@ var shared struct {
 }
 
 type sharedStack struct {
-	once sync.Once
-	s    *stack.Stack
-	err  error
+	once  sync.Once
+	s     *stack.Stack
+	err   error
+	tests map[string]bool // that used it
 }
 
 func TestMain(m *testing.M) {
@@ -45,6 +46,12 @@ func TestMain(m *testing.M) {
 			fmt.Fprintf(os.Stderr, "left behind after all tests: %q\n", left)
 			code = 1
 		}
+		if s == &shared.user {
+			if err := s.report(); err != nil {
+				fmt.Fprintln(os.Stderr, "report:", err)
+				code = 1
+			}
+		}
 		if code != 0 {
 			fmt.Fprintln(os.Stderr, s.s.Logs())
 		}
@@ -56,9 +63,10 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// userStack returns the shared stack of an ordinary user without capabilities.
+// userStack returns the shared stack of an ordinary user without capabilities, who has no
+// more than a user of macOS (mac_test.go).
 func userStack(t *testing.T) *stack.Stack {
-	return shared.user.get(t, stack.Options{Unprivileged: true})
+	return shared.user.get(t, stack.Options{Unprivileged: true, Bare: true})
 }
 
 // rootStack returns the shared stack of root, for nerdctl.
@@ -85,6 +93,10 @@ func (ss *sharedStack) get(t *testing.T, opts stack.Options) *stack.Stack {
 	if ss.err != nil {
 		t.Fatal(ss.err)
 	}
+	if ss.tests == nil {
+		ss.tests = map[string]bool{}
+	}
+	ss.tests[t.Name()] = true
 	return ss.s
 }
 

@@ -37,6 +37,9 @@ type Options struct {
 	// Unprivileged runs everything as Nobody, without capabilities and without
 	// a way to gain any, if the caller is root. It has no effect if it is not.
 	Unprivileged bool
+	// Bare also takes from /dev what macOS has nothing like, if the caller is root on Linux:
+	// loop devices, net/tun, FUSE and all others but BareDevices.
+	Bare bool
 	// Env is added to the daemons' environment, and so to the shims'.
 	Env []string
 	// Config is added to applevm's configuration file (TOML).
@@ -64,6 +67,8 @@ type Stack struct {
 	// Unprivileged tells whether the stack runs as Nobody.
 	Unprivileged bool
 
+	isBare   bool
+	counts   counts
 	netns    string   // or empty
 	cni      string   // the directory of CNI plugins
 	env      []string // of the daemons, besides the stack's own
@@ -82,7 +87,8 @@ func Start(ctx context.Context, opts Options) (_ *Stack, retErr error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Stack{Dir: dir, Unprivileged: opts.Unprivileged && os.Getuid() == 0, netns: opts.NetNS, cni: filepath.Join(root, "bin", "cni")}
+	s := &Stack{Dir: dir, Unprivileged: opts.Unprivileged && os.Getuid() == 0, netns: opts.NetNS,
+		isBare: opts.Bare && os.Getuid() == 0 && runtime.GOOS == "linux", cni: filepath.Join(root, "bin", "cni")}
 	defer func() {
 		if retErr != nil {
 			retErr = fmt.Errorf("%w\n%s", retErr, s.Logs())
@@ -175,7 +181,7 @@ func (s *Stack) path(elem ...string) string {
 // install puts binaries, guest image and configuration into the stack's
 // directory: the checkout may be where an ordinary user cannot read.
 func (s *Stack) install(root string, opts Options) error {
-	for _, d := range []string{"bin", "guest", "root", "state", "s", "fifo", "tmp", "home", "cache", "nerdctl", "cni", "cdi"} {
+	for _, d := range []string{"bin", "guest", "root", "state", "s", "fifo", "tmp", "home", "cache", "nerdctl", "cni", "cdi", "dev"} {
 		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
 			return err
 		}
@@ -202,6 +208,7 @@ func (s *Stack) install(root string, opts Options) error {
 		"containerd.toml": s.containerdConfig(opts),
 		"applevm.toml":    s.applevmConfig(opts.Config),
 		"nerdctl.toml":    s.nerdctlConfig(),
+		"bare.sh":         bareScript,
 	} {
 		if err := os.WriteFile(s.path(name), []byte(content), 0o644); err != nil {
 			return err
@@ -237,6 +244,9 @@ func (s *Stack) command(ctx context.Context, name string, args ...string) *exec.
 		argv = append([]string{"setpriv", "--reuid", id, "--regid", id, "--clear-groups",
 			"--inh-caps=-all", "--bounding-set=-all", "--no-new-privs"}, argv...)
 	}
+	if s.isBare {
+		argv = s.bare(argv)
+	}
 	if s.netns != "" {
 		argv = append([]string{"nsenter", "--net=" + s.netns}, argv...)
 	}
@@ -265,6 +275,7 @@ func (s *Stack) searchPath() string {
 
 // Ctr prepares a ctr command, as the stack's user.
 func (s *Stack) Ctr(ctx context.Context, args ...string) *exec.Cmd {
+	s.counts.add("ctr", args)
 	return s.command(ctx, "ctr", args...)
 }
 
@@ -282,6 +293,7 @@ func (s *Stack) CtrExec(ctx context.Context, args ...string) *exec.Cmd {
 
 // Nerdctl prepares a nerdctl command; it needs a stack that is not Unprivileged.
 func (s *Stack) Nerdctl(ctx context.Context, args ...string) *exec.Cmd {
+	s.counts.add("nerdctl", args)
 	return s.command(ctx, "nerdctl", args...)
 }
 
