@@ -27,10 +27,13 @@ const (
 	loggerTerm  = 12 * time.Second
 )
 
-// Bounds of the pause before a logging program is run again.
+// Bounds of the pause before a logging program is run again. loggerDoubt is how long after
+// a program's end containerd may still seem to be there if it was what the program ended
+// for: a process that is killed closes its connections one by one, and its socket last.
 const (
 	loggerFirst = 50 * time.Millisecond
 	loggerLast  = 2 * time.Second
+	loggerDoubt = 2 * time.Second
 )
 
 // logger is a logging program, run by the protocol of containerd's binary://
@@ -137,8 +140,8 @@ func (l *logger) keep(began string, ended <-chan struct{}) {
 			if l.incarnation == nil || l.finished() {
 				return
 			}
-			now := l.incarnation()
-			if now == began && now != "" {
+			now, same := l.outlived(began)
+			if same {
 				return
 			}
 			select {
@@ -154,6 +157,25 @@ func (l *logger) keep(began string, ended <-chan struct{}) {
 				break
 			}
 			log.L.WithError(err).Warn("a logging program does not start again")
+		}
+	}
+}
+
+// outlived tells whether the run of containerd in which the program began goes on after
+// the program's end, and which is there.
+func (l *logger) outlived(began string) (now string, same bool) {
+	for end := time.Now().Add(loggerDoubt); ; {
+		now = l.incarnation()
+		if now != began || now == "" {
+			return now, false
+		}
+		if time.Now().After(end) {
+			return now, true
+		}
+		select {
+		case <-time.After(loggerFirst):
+		case <-l.closing:
+			return now, true
 		}
 	}
 }
