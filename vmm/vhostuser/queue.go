@@ -251,6 +251,12 @@ func (q *Queue) Next() (*Chain, error) {
 	return &q.chain, nil
 }
 
+// Pending tells whether the guest has made another buffer available. The caller holds
+// Lock.
+func (q *Queue) Pending() bool {
+	return q.err == nil && (q.availIdx != q.lastAvail || q.refresh())
+}
+
 // refill looks for new entries of the available ring; where there are none it
 // asks for a notification before it looks once more.
 func (q *Queue) refill() bool {

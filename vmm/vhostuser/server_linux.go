@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,8 +22,9 @@ type Device interface {
 	Queues() []*Queue
 	// HandleQueue is called when queue i has started and when the guest has
 	// kicked it, never twice at once for the same queue. It works off what is
-	// there and returns; it must not wait, because the front-end may be about
-	// to stop the queue. An error is reported and ends the queue.
+	// there and returns. The front-end, which may be about to stop the queue, waits
+	// for it, but not for long once it is gone itself. An error is reported and ends
+	// the queue.
 	HandleQueue(i int) error
 	// Config is the device's configuration space; nil leaves it to the front-end.
 	Config() []byte
@@ -36,6 +38,7 @@ type Server struct {
 	features, protocol uint64
 	mem                *Memory
 	rings              []*ring
+	released           bool // the front-end is gone
 
 	attached     chan struct{}
 	attachedOnce sync.Once
@@ -382,7 +385,10 @@ func (s *Server) pause(r *ring) {
 	}
 	r.base = r.queue.stop()
 	_ = r.kick.SetReadDeadline(past)
-	<-r.done
+	select {
+	case <-r.done:
+	case <-s.gone(): // the device works on by itself; of the queue it gets nothing any more
+	}
 	_ = r.kick.SetReadDeadline(never)
 	r.done = nil
 }
@@ -417,8 +423,20 @@ func (s *Server) setMemTable(p []byte, fds []int) error {
 	return errors.Join(append(errs, old.Close())...)
 }
 
+// releaseTimeout bounds the wait for what a device is doing when the front-end is gone.
+const releaseTimeout = time.Second
+
+// gone returns what is ready a while after the front-end has gone.
+func (s *Server) gone() <-chan time.Time {
+	if !s.released {
+		return nil
+	}
+	return time.After(releaseTimeout)
+}
+
 func (s *Server) release() {
 	_ = s.conn.Close()
+	s.released = true
 	for _, r := range s.rings {
 		r.queue.abandon() // an answer may take long, and nobody waits for it any more
 		s.stop(r)

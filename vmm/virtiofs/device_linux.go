@@ -21,10 +21,6 @@ const (
 	numQueues
 )
 
-// workers is how many requests of each queue are executed at a time. Each holds at
-// most maxRequest and maxAnswer bytes.
-var workers = [numQueues]int{queueHigh: 1, queueRequests: 8}
-
 // closeTimeout bounds the wait for what the host's file system is doing when the
 // guest is gone.
 const closeTimeout = 5 * time.Second
@@ -41,10 +37,13 @@ type Device struct {
 	// which nothing else may run beside.
 	session sync.RWMutex
 
-	mu     sync.Mutex
-	active [numQueues]int
-	again  [numQueues]bool // the guest kicked while all workers were busy
-	idle   *sync.Cond
+	buffers sync.Pool // of *[]byte, maxRequest long
+
+	mu       sync.Mutex
+	lanes    [numQueues]lane
+	active   int // requests that are executed
+	idle     *sync.Cond
+	watching bool
 }
 
 // New returns a device that shares the directory at path, which is opened now: what
@@ -99,79 +98,70 @@ func (d *Device) Queues() []*vhostuser.Queue { return d.queues[:] }
 // Config implements vhostuser.Device: QEMU knows the tag, and has no use for ours.
 func (d *Device) Config() []byte { return nil }
 
-// HandleQueue implements vhostuser.Device. It leaves the work, which may have to
-// wait for a disk, to workers.
-func (d *Device) HandleQueue(i int) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.again[i] = true
-	d.startWorker(i)
-	return nil
+// request is what the guest asks for.
+type request struct {
+	data  []byte
+	space int // room for the answer, in bytes
+	// answer gives the answer to the guest. The request's data are not used after it.
+	answer func([]byte) error
 }
 
-// startWorker adds a worker if one more is allowed. The caller holds d.mu.
-func (d *Device) startWorker(i int) {
-	if d.active[i] < workers[i] {
-		d.active[i]++
-		go d.work(i)
-	}
-}
-
-// work executes requests until there are no more.
-func (d *Device) work(i int) {
-	for {
-		d.mu.Lock()
-		d.again[i] = false
-		d.mu.Unlock()
-		for {
-			req, space, answer, err := take(d.queues[i])
-			if err != nil {
-				d.report(fmt.Errorf("shared directory: %w", err))
-			}
-			if answer == nil {
-				break
-			}
-			// There may be more, which need not wait for this one.
-			d.mu.Lock()
-			d.startWorker(i)
-			d.mu.Unlock()
-			if err := answer(d.execute(req, space)); err != nil {
-				d.report(fmt.Errorf("shared directory: %w", err))
-			}
-		}
-		d.mu.Lock()
-		if !d.again[i] {
-			d.active[i]--
-			d.idle.Broadcast()
-			d.mu.Unlock()
-			return
-		}
-		d.mu.Unlock()
-	}
-}
-
-// take copies the next request out of the guest's memory. space is the room for
-// its answer, in bytes; answer is nil if there is no request.
-func take(q *vhostuser.Queue) (req []byte, space int, answer func([]byte) error, err error) {
+// take copies the next request out of the guest's memory, nil if there is none. more
+// tells that another waits.
+func (d *Device) take(q *vhostuser.Queue) (r *request, more bool, err error) {
 	if !q.Lock() {
-		return nil, 0, nil, nil
+		return nil, false, nil
 	}
 	defer q.Unlock()
 	c, err := q.Next()
 	if err != nil || c == nil {
-		return nil, 0, nil, err
+		return nil, false, err
 	}
 	// One that is longer fails the check of its length.
-	req = make([]byte, min(c.Readable.Len(), maxRequest))
-	c.Readable.CopyOut(req, 0)
-	space = int(min(c.Writable.Len(), maxAnswer))
+	data := d.buffer(int(min(c.Readable.Len(), maxRequest)))
+	c.Readable.CopyOut(data, 0)
+	space := int(min(c.Writable.Len(), maxAnswer))
 	token := q.Defer(c)
-	return req, space, func(b []byte) error { return q.Complete(token, b) }, nil
+	return &request{data, space, func(b []byte) error { return q.Complete(token, b) }}, q.Pending(), nil
 }
 
-// execute returns the answer to a request, empty if there is none.
-func (d *Device) execute(req []byte, space int) []byte {
-	h, refused, ok := check(req, space)
+// pooled is from how many bytes on a buffer is used again: making one costs more than the
+// request then.
+const pooled = 16 << 10
+
+// buffer returns one of n bytes, at most maxRequest, in which may be anything.
+func (d *Device) buffer(n int) []byte {
+	if n < pooled {
+		return make([]byte, n)
+	}
+	if b, ok := d.buffers.Get().(*[]byte); ok {
+		return (*b)[:n]
+	}
+	return make([]byte, n, maxRequest)
+}
+
+func (d *Device) free(b []byte) {
+	if cap(b) == maxRequest {
+		b = b[:maxRequest]
+		d.buffers.Put(&b)
+	}
+}
+
+// do executes a request and answers it.
+func (d *Device) do(r *request) {
+	out := d.buffer(r.space)
+	err := r.answer(d.execute(r.data, out))
+	d.free(r.data)
+	d.free(out)
+	if err != nil {
+		d.report(fmt.Errorf("shared directory: %w", err))
+	}
+}
+
+// execute returns the answer to a request, empty if there is none. It writes it to out
+// if it fits.
+func (d *Device) execute(req, out []byte) []byte {
+	h, refused, ok := check(req, len(out))
 	switch {
 	case !ok:
 		return nil
@@ -186,7 +176,6 @@ func (d *Device) execute(req []byte, space int) []byte {
 		d.session.RLock()
 		defer d.session.RUnlock()
 	}
-	out := make([]byte, space)
 	n, status := d.server.HandleRequest([][]byte{req}, [][]byte{out})
 	switch {
 	case h.silent():
@@ -207,12 +196,12 @@ func (d *Device) Close() error {
 	timer := time.AfterFunc(closeTimeout, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.active = [numQueues]int{}
+		d.active = 0
 		d.idle.Broadcast()
 	})
 	defer timer.Stop()
 	d.mu.Lock()
-	for d.active[queueHigh] > 0 || d.active[queueRequests] > 0 {
+	for d.active > 0 {
 		d.idle.Wait()
 	}
 	d.mu.Unlock()

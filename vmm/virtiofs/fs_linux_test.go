@@ -298,7 +298,7 @@ func TestRequestsThatAreNone(t *testing.T) {
 		{"short forget", g.request(opForget, f, nil), 1000, 0, true},
 		{"another version", g.request(opInit, 0, pack(uint32(8), uint32(0), uint64(0))), 1000, unix.EIO, false},
 	} {
-		out := g.dev.execute(tt.req, tt.space)
+		out := g.dev.execute(tt.req, make([]byte, tt.space))
 		if tt.none {
 			if out != nil {
 				t.Errorf("%s: answer % x", tt.name, out)

@@ -95,7 +95,7 @@ func (g *guest) ask(opcode uint32, node uint64, body []byte) (syscall.Errno, []b
 
 func (g *guest) raw(req []byte, space int) (syscall.Errno, []byte) {
 	g.t.Helper()
-	out := g.dev.execute(req, space)
+	out := g.dev.execute(req, make([]byte, space))
 	if out == nil {
 		return 0, nil
 	}
