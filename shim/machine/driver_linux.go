@@ -7,5 +7,7 @@ import (
 )
 
 var drivers = map[string]func(config.Config) (vmm.Driver, error){
-	"qemu": func(c config.Config) (vmm.Driver, error) { return qemu.New(qemu.Options(c.QEMU)) },
+	"qemu": func(c config.Config) (vmm.Driver, error) {
+		return qemu.New(qemu.Options{Binary: c.QEMU.Binary, Accel: c.QEMU.Accel, CacheDir: c.QEMU.CacheDir})
+	},
 }

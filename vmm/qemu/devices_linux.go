@@ -10,21 +10,22 @@ import (
 	"github.com/applevm/applevm/vmm/vsock"
 )
 
-// devices are the devices that this process serves: vsock, and then the shares.
+// devices are the devices that this process serves: vsock, and then the shares. A share
+// that another serves has no server here.
 type devices struct {
 	list   []servedDevice
 	report func(error)
 }
 
 type servedDevice struct {
-	server *vhostuser.Server
-	theirs *os.File         // QEMU's end of the connection
-	files  *virtiofs.Device // of a share
-	served chan struct{}    // closed when the server has ended; nil before it began
+	server *vhostuser.Server // nil if another process serves it
+	theirs *os.File          // QEMU's end of the connection
+	files  *virtiofs.Device  // of a share
+	served chan struct{}     // closed when the server has ended; nil before it began
 }
 
 // newDevices makes all devices. The shares' directories are opened now.
-func newDevices(vs *vsock.Device, shares []vmm.Share, report func(error)) (_ *devices, err error) {
+func newDevices(vs *vsock.Device, shares []vmm.Share, other func(vmm.Share) (*os.File, error), report func(error)) (_ *devices, err error) {
 	d := &devices{report: report}
 	defer func() {
 		if err != nil {
@@ -36,6 +37,14 @@ func newDevices(vs *vsock.Device, shares []vmm.Share, report func(error)) (_ *de
 		return nil, err
 	}
 	for _, s := range shares {
+		if other != nil {
+			theirs, err := other(s)
+			if err != nil {
+				return nil, err
+			}
+			d.list = append(d.list, servedDevice{theirs: theirs})
+			continue
+		}
 		files, err := newShare(s, report)
 		if err != nil {
 			return nil, err
@@ -89,6 +98,9 @@ func (d *devices) closeTheirs() {
 func (d *devices) serve() {
 	for i := range d.list {
 		s := &d.list[i]
+		if s.server == nil {
+			continue
+		}
 		s.served = make(chan struct{})
 		go func() {
 			defer close(s.served)
@@ -103,6 +115,9 @@ func (d *devices) serve() {
 func (d *devices) close() error {
 	var errs []error
 	for _, s := range d.list {
+		if s.server == nil {
+			continue
+		}
 		_ = s.server.Close()
 		if s.served != nil {
 			<-s.served

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 
 	"github.com/applevm/applevm/vmm"
@@ -17,6 +18,9 @@ type Options struct {
 	// CacheDir keeps what was found out about the host; empty is the user's
 	// cache directory.
 	CacheDir string
+	// ShareServer has another vhost-user server serve a share, to compare ours with: it
+	// returns QEMU's end of a connection to it. nil serves shares in this process.
+	ShareServer func(vmm.Share) (*os.File, error)
 }
 
 type driver struct {

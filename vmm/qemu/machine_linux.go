@@ -140,7 +140,7 @@ func (m *machine) prepare(ctx context.Context) (plan, error) {
 // launch starts QEMU and all that serves it. The server that it returns is that of
 // the device that QEMU makes last.
 func (m *machine) launch(p plan) (*vhostuser.Server, error) {
-	devs, err := newDevices(m.vsock, p.Shares, m.reportFault)
+	devs, err := newDevices(m.vsock, p.Shares, m.drv.opts.ShareServer, m.reportFault)
 	if err != nil {
 		return nil, err
 	}

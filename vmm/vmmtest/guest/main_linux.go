@@ -24,6 +24,7 @@ import (
 
 	"github.com/applevm/applevm/guest/api"
 	"github.com/applevm/applevm/guest/modules"
+	"github.com/applevm/applevm/internal/filework"
 	"github.com/applevm/applevm/vmm"
 	"github.com/applevm/applevm/vmm/vmmtest/proto"
 )
@@ -187,6 +188,13 @@ func execute(req proto.Request) (resp proto.Response, err error) {
 		return resp, err
 	case proto.OpReadOnly:
 		return resp, tryReadOnly(req.Share)
+	case proto.OpFiles:
+		dir, err := mountShare(req.Share)
+		if err != nil {
+			return resp, err
+		}
+		resp.Times, err = filework.Do(dir, dropCaches)
+		return resp, err
 	case proto.OpNIC:
 		resp.MTU, err = echoFrames(req.MAC)
 		return resp, err

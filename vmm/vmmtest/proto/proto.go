@@ -1,6 +1,8 @@
 // Package proto is what the conformance suite and its guest have agreed on.
 package proto
 
+import "github.com/applevm/applevm/internal/filework"
+
 // Ports that the guest listens on.
 const (
 	// ControlPort takes one Request and gives one Response, both JSON, per connection.
@@ -35,6 +37,7 @@ const (
 	OpTicks    = "ticks"    // how far the guest's own counter has come
 	OpShare    = "share"    // uses Share in all ways and lists its files
 	OpReadOnly = "readonly" // tries to change Share
+	OpFiles    = "files"    // does package filework's work in Share
 	OpNIC      = "nic"      // brings up the interface with the address MAC, and sends back each frame of EtherType
 )
 
@@ -58,6 +61,8 @@ type Response struct {
 	// Files are as package internal/treelist has them.
 	Files []string `json:",omitempty"`
 	MTU   int      `json:",omitempty"`
+	// Times are those of OpFiles.
+	Times filework.Times
 }
 
 // EtherType marks the frames of OpNIC (IEEE 802's first type for local
