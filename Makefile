@@ -12,6 +12,16 @@ ARCH    := $(shell uname -m | sed -e s/x86_64/amd64/ -e s/aarch64/arm64/)
 # Which kernel the guest image gets: auto (our own if `make kernel` built it), own, debian.
 KERNEL  ?= auto
 BENCH   ?= .
+# On macOS the shim needs cgo for Virtualization.framework, and an entitlement.
+ifeq ($(shell uname -s),Darwin)
+CGO  := 1
+SIGN := codesign --sign - --force --entitlements config/applevm.entitlements bin/containerd-shim-applevm-v1
+else
+CGO  := 0
+# What Linux alone has.
+RUNC_SHIM   := github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+CNI_PLUGINS  = mkdir -p bin/cni && CGO_ENABLED=0 go build -C tools/cni -trimpath -ldflags '$(LDFLAGS)' -o $(CURDIR)/bin/cni/ tool
+endif
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w
 CONTAINERD_VERSION := 2.4.2
@@ -51,7 +61,21 @@ bench: build guest tools bench-tools conformance-tools ## print measured numbers
 
 .PHONY: build
 build: deps ## build the shim and the snapshotter into bin/
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/containerd-shim-applevm-v1 ./cmd/applevm-snapshotter
+	CGO_ENABLED=$(CGO) go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/containerd-shim-applevm-v1 ./cmd/applevm-snapshotter
+	$(SIGN)
+
+# Where to, and for packages what in front of it; PURGE=1 takes images and containers' disks away, too.
+PREFIX  ?= /usr/local
+DESTDIR ?=
+PURGE   ?=
+
+.PHONY: install
+install: ## put all that was built into PREFIX, with services for launchd or systemd (sudo make install; DESTDIR for packages)
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' scripts/install install
+
+.PHONY: uninstall
+uninstall: ## take that away again, but for images and containers (PURGE=1: these, too)
+	@PREFIX='$(PREFIX)' DESTDIR='$(DESTDIR)' PURGE='$(PURGE)' scripts/install uninstall
 
 .PHONY: guest
 guest: deps ## build the guest image of this machine's architecture into build/guest/
@@ -70,12 +94,11 @@ kernel: ## build our own guest kernels, amd64 and arm64 (about 40 CPU minutes, o
 tools: deps ## build the unmodified containerd, its clients, its runc shim and CNI plugins that demo and tests use, into bin/
 	go build -C tools/containerd -trimpath -o $(CURDIR)/bin/ \
 	  -ldflags '$(LDFLAGS) -X github.com/containerd/containerd/v2/version.Version=v$(CONTAINERD_VERSION)' \
-	  github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/ctr \
-	  github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
+	  github.com/containerd/containerd/v2/cmd/containerd github.com/containerd/containerd/v2/cmd/ctr $(RUNC_SHIM)
 	CGO_ENABLED=0 go build -C tools/nerdctl -trimpath -o $(CURDIR)/bin/ \
 	  -ldflags '$(LDFLAGS) -X github.com/containerd/nerdctl/v2/pkg/version.Version=v$(NERDCTL_VERSION)' \
 	  github.com/containerd/nerdctl/v2/cmd/nerdctl
-	mkdir -p bin/cni && CGO_ENABLED=0 go build -C tools/cni -trimpath -ldflags '$(LDFLAGS)' -o $(CURDIR)/bin/cni/ tool
+	$(CNI_PLUGINS)
 
 # How long the stress lasts (0 leaves it out), and how the suite hands over root file systems.
 CONFORMANCE_STRESS   ?= 10m
@@ -95,11 +118,12 @@ bench-tools: deps ## build what only the bench compares with, into bin/
 	CGO_ENABLED=0 go build -C tools/tar2ext4 -trimpath -ldflags '$(LDFLAGS)' -o $(CURDIR)/bin/ .
 
 .PHONY: lint
-lint: deps ## gofmt, go vet, golangci-lint
+lint: deps ## gofmt, go vet, golangci-lint, shellcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt -w these files:"; echo "$$out"; exit 1; fi
 	go vet ./...
 	go build -C tools/lint -trimpath -o $(CURDIR)/bin/ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 	bin/golangci-lint run ./...
+	shellcheck scripts/* .ci/run config/macos/*.sh
 
 # The agent alone needs cgo (libcontainer, libseccomp) and is built by mkimage for both.
 .PHONY: cross

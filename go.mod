@@ -41,6 +41,7 @@ require (
 	google.golang.org/grpc v1.83.2
 	google.golang.org/protobuf v1.36.12
 	gvisor.dev/gvisor v0.0.0-20260224225140-573d5e7127a8
+	howett.net/plist v1.0.1
 	tags.cncf.io/container-device-interface v1.1.1
 )
 

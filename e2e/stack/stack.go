@@ -186,7 +186,11 @@ func (s *Stack) install(root string, opts Options) error {
 			return err
 		}
 	}
-	for _, b := range []string{"containerd", "ctr", "nerdctl", "containerd-shim-runc-v2", "containerd-shim-applevm-v1", "applevm-snapshotter"} {
+	programs := []string{"containerd", "ctr", "nerdctl", "containerd-shim-applevm-v1", "applevm-snapshotter"}
+	if runtime.GOOS == "linux" {
+		programs = append(programs, "containerd-shim-runc-v2")
+	}
+	for _, b := range programs {
 		from := filepath.Join(root, "bin", b)
 		if shim := os.Getenv("APPLEVM_TEST_SHIM"); shim != "" && b == "containerd-shim-applevm-v1" {
 			from = shim // one that was built otherwise
