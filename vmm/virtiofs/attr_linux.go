@@ -28,6 +28,7 @@ func (fs *fileSystem) answerAttr(n *node, out *fuse.AttrOut) error {
 	if err != nil {
 		return err
 	}
+	fs.owners.show(n.fd, stx)
 	out.SetTimeout(valid)
 	fs.attr(stx, &out.Attr)
 	return nil
@@ -80,7 +81,7 @@ func (fs *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.A
 			if in.Valid&fuse.FATTR_GID != 0 {
 				gid = int(in.Gid)
 			}
-			if err := chown(n.fd, uid, gid); err != nil {
+			if err := fs.chown(n.fd, uid, gid); err != nil {
 				return err
 			}
 		}
@@ -90,7 +91,7 @@ func (fs *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.A
 			}
 		}
 		if in.Valid&fuse.FATTR_MODE != 0 {
-			if err := chmod(n.fd, in.Mode&0o7777); err != nil {
+			if err := fs.chmod(n.fd, in.Mode&0o7777); err != nil {
 				return err
 			}
 		}
@@ -121,6 +122,20 @@ func (fs *fileSystem) truncate(n *node, in *fuse.SetAttrIn) error {
 	}
 	defer func() { _ = unix.Close(fd) }()
 	return again(func() error { return unix.Ftruncate(fd, int64(in.Size)) })
+}
+
+func (fs *fileSystem) chown(fd, uid, gid int) error {
+	if fs.owners != nil {
+		return fs.owners.set(fd, uid, gid, -1)
+	}
+	return chown(fd, uid, gid)
+}
+
+func (fs *fileSystem) chmod(fd int, mode uint32) error {
+	if fs.owners != nil {
+		return fs.owners.set(fd, -1, -1, int(mode))
+	}
+	return chmod(fd, mode)
 }
 
 func chown(fd, uid, gid int) error {

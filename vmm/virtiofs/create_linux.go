@@ -63,12 +63,16 @@ func (fs *fileSystem) settle(dir *node, fd int, h *fuse.InHeader, mode uint32) e
 	if err != nil {
 		return err
 	}
+	fs.owners.show(dir.fd, parent)
 	uid, gid := h.Uid, h.Gid
 	if parent.Mode&unix.S_ISGID != 0 {
 		gid = parent.Gid
 		if mode&unix.S_IFMT == unix.S_IFDIR {
 			mode |= unix.S_ISGID
 		}
+	}
+	if fs.owners != nil {
+		return fs.settleOwner(fd, int(uid), int(gid), mode, hasDefaultACL(dir))
 	}
 	st, err := stat(fd)
 	if err != nil {
@@ -77,8 +81,8 @@ func (fs *fileSystem) settle(dir *node, fd int, h *fuse.InHeader, mode uint32) e
 	if st.Uid != uid || st.Gid != gid {
 		err := chown(fd, int(uid), int(gid))
 		if errors.Is(err, unix.EPERM) {
-			// An ordinary user's files are all its own. None gets the power of an
-			// owner whom the guest did not mean.
+			// A root that may not. None gets the power of an owner whom the guest did not
+			// mean.
 			mode &^= setIDs
 		} else if err != nil {
 			return err

@@ -15,9 +15,9 @@
 // are ever opened. What a guest can make the host hold (descriptors, memory, requests
 // under way) is bounded.
 //
-// Files have the owners and modes that the guest sees. A server that runs as root
-// gives new files the owner that the guest's process has; an ordinary user's
-// files are all its own, and it cannot give them away.
+// A server that runs as root gives files the owners and modes that the guest wants. An
+// ordinary user's files are all its own; what the guest makes of their owners and modes
+// is recorded beside them, and shown to the guest (owners_linux.go).
 //
 // What the guest's kernel caches it may use for a second without asking; it writes
 // through, except for shared mappings, which it writes back when they are synced or

@@ -32,6 +32,7 @@ const (
 type fileSystem struct {
 	fuse.RawFileSystem
 	readOnly bool
+	owners   *owners // nil for root, whose files have the owners that they have
 	root     *node
 	files    map[string]int // descriptors of what is in the root, if that is all there is
 	limit    int            // of descriptors
@@ -89,6 +90,9 @@ func newFileSystem(path string, readOnly bool) (*fileSystem, error) {
 		RawFileSystem: fuse.NewDefaultRawFileSystem(), readOnly: readOnly, limit: fileLimit(), awake: list.New(),
 		nodes: map[uint64]*node{}, byFile: map[fileKey]*node{}, handles: map[uint64]*handle{},
 		devices: map[device]uint64{}, last: rootNode,
+	}
+	if uid := unix.Geteuid(); uid != 0 {
+		fs.owners = &owners{uint32(uid)}
 	}
 	fs.maxAwake = min(maxAwake, fs.limit/2)
 	stx, err := stat(fd)
@@ -286,6 +290,8 @@ func (fs *fileSystem) enter(dir *node, name string, out *fuse.EntryOut) error {
 	if fs.files != nil && dir == fs.root {
 		parent = nil // its name does not lead to it
 	}
+	seen := *stx
+	fs.owners.show(fd, &seen)
 	id, err := fs.adopt(fd, stx, parent, name)
 	if err != nil {
 		return err
@@ -293,7 +299,7 @@ func (fs *fileSystem) enter(dir *node, name string, out *fuse.EntryOut) error {
 	out.NodeId = id
 	out.SetEntryTimeout(valid)
 	out.SetAttrTimeout(valid)
-	fs.attr(stx, &out.Attr)
+	fs.attr(&seen, &out.Attr)
 	return nil
 }
 

@@ -13,8 +13,10 @@ const aclDefault = "system.posix_acl_default"
 // sharedXattr says which extended attributes the guest may see and set: those that
 // belong to files. What labels files for the host's security modules, and what
 // overlayfs and others keep in trusted.*, is the host's.
-func sharedXattr(name string) bool {
+func (fs *fileSystem) sharedXattr(name string) bool {
 	switch name {
+	case ownerXattr:
+		return fs.owners == nil
 	case "security.capability", "system.posix_acl_access", aclDefault:
 		return true
 	}
@@ -23,7 +25,7 @@ func sharedXattr(name string) bool {
 
 // GetXAttr implements fuse.RawFileSystem.
 func (fs *fileSystem) GetXAttr(_ <-chan struct{}, h *fuse.InHeader, name string, dest []byte) (size uint32, s fuse.Status) {
-	if !sharedXattr(name) {
+	if !fs.sharedXattr(name) {
 		return 0, fuse.ENODATA
 	}
 	s = fs.with(h.NodeId, func(n *node) error {
@@ -44,7 +46,7 @@ func (fs *fileSystem) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte
 		}
 		var list []byte
 		for name := range bytes.SplitSeq(all[:got], []byte{0}) {
-			if sharedXattr(string(name)) {
+			if fs.sharedXattr(string(name)) {
 				list = append(append(list, name...), 0)
 			}
 		}
@@ -67,7 +69,7 @@ func (fs *fileSystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name stri
 		return fuse.EINVAL
 	case len(value) > maxXattr:
 		return fuse.Status(unix.E2BIG)
-	case !sharedXattr(name):
+	case !fs.sharedXattr(name):
 		return fuse.EPERM
 	}
 	return fs.with(in.NodeId, func(n *node) error {
@@ -80,7 +82,7 @@ func (fs *fileSystem) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name stri
 	switch {
 	case fs.readOnly:
 		return fuse.EROFS
-	case !sharedXattr(name):
+	case !fs.sharedXattr(name):
 		return fuse.EPERM
 	}
 	return fs.with(h.NodeId, func(n *node) error {
