@@ -15,9 +15,12 @@ BENCH   ?= .
 # On macOS the shim needs cgo for Virtualization.framework, and an entitlement.
 ifeq ($(shell uname -s),Darwin)
 CGO  := 1
+# The agent, with libcontainer and libseccomp, is compiled on Linux.
+GUEST = @[ -e build/guest/$(ARCH)/image.json ] || { echo "build/guest/$(ARCH) is missing: run make guest-all on Linux, and copy build/guest from there"; exit 1; }
 SIGN := codesign --sign - --force --entitlements config/applevm.entitlements bin/containerd-shim-applevm-v1
 else
 CGO  := 0
+GUEST = go run ./guest/image/mkimage -arch $(ARCH) -kernel $(KERNEL) -out build/guest/$(ARCH)
 # What Linux alone has.
 RUNC_SHIM   := github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2
 CNI_PLUGINS  = mkdir -p bin/cni && CGO_ENABLED=0 go build -C tools/cni -trimpath -ldflags '$(LDFLAGS)' -o $(CURDIR)/bin/cni/ tool
@@ -31,9 +34,12 @@ NERDCTL_VERSION    := 2.3.5
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' Makefile
 
+# DEPS=true looks for nothing, where another tool has seen to it.
+DEPS ?= scripts/deps base
+
 .PHONY: deps
 deps: ## install what the system must provide (Debian: apt, only what is missing; macOS: says what to brew)
-	@scripts/deps base
+	@$(DEPS)
 
 .PHONY: demo
 demo: build guest tools ## run containers in VMs of their own with unmodified ctr and nerdctl, and show it
@@ -79,7 +85,7 @@ uninstall: ## take that away again, but for images and containers (PURGE=1: thes
 
 .PHONY: guest
 guest: deps ## build the guest image of this machine's architecture into build/guest/
-	go run ./guest/image/mkimage -arch $(ARCH) -kernel $(KERNEL) -out build/guest/$(ARCH)
+	$(GUEST)
 
 .PHONY: guest-all
 guest-all: deps ## build the guest images of amd64 and arm64
