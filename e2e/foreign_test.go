@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -66,8 +67,8 @@ hostname; grep -c "$(hostname)" /etc/hosts; cat /etc/hostname; cut -c1-10 /etc/r
 		t.Fatal(err)
 	}
 	for _, tc := range []struct{ network, want string }{
-		{"none", "/proc /dev /dev/pts /dev/shm /dev/mqueue /sys /run/00000000a80425fb/1024/0/sh/fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero/lo/NAME/1/NAME/# This con/of the host/0"},
-		{"host", "/proc /dev /dev/pts /dev/shm /dev/mqueue /sys /run/00000000a80425fb/1024/0/sh/fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero/eth0 lo/NAME/2/NAME/nameserver/of the host/0"},
+		{"none", "/proc /dev /dev/pts /dev/shm /dev/mqueue /sys/00000000a80425fb/1024/0/sh/fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero/lo/NAME/1/NAME/# This con/of the host/0"},
+		{"host", "/proc /dev /dev/pts /dev/shm /dev/mqueue /sys/00000000a80425fb/1024/0/sh/fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero/eth0 lo/NAME/2/NAME/nameserver/of the host/0"},
 	} {
 		t.Run(tc.network, func(t *testing.T) {
 			id := name(t)
@@ -93,4 +94,23 @@ hostname; grep -c "$(hostname)" /etc/hosts; cat /etc/hostname; cut -c1-10 /etc/r
 			}
 		})
 	}
+}
+
+// nerdctl itself, with the flags that config/macos/applevm.sh adds, takes our CDI file.
+func TestNerdctlWithTheFlagsForMacOS(t *testing.T) {
+	s := rootStack(t)
+	b, err := os.ReadFile("../config/cdi/applevm.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.Dir+"/cdi/applevm.json", b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(s.Dir + "/cdi/applevm.json") })
+	out := must(t, s.NerdctlRun(t.Context(), "--platform", "linux/"+runtime.GOARCH, "--annotation", "dev.applevm.network=user", "--device", "applevm.dev/os=linux",
+		"--rm", "--hostname", "box", img, "sh", "-c", "ls /dev/applevm* 2>/dev/null; ls -d /sys/class/net/eth0; hostname; grep ^nameserver /etc/resolv.conf"))
+	if want := "/sys/class/net/eth0\nbox\nnameserver "; !strings.HasPrefix(out, want) {
+		t.Errorf("got %q, want %q first", out, want)
+	}
+	clean(t, s)
 }

@@ -53,7 +53,10 @@ func complete(s *specs.Spec, namespace, id string) error {
 	if s.Root == nil {
 		s.Root = &specs.Root{}
 	}
-	s.Mounts = append(slices.DeleteFunc(d.Mounts, func(m specs.Mount) bool { return isMounted(s.Mounts, m.Destination) }), s.Mounts...)
+	s.Mounts = append(slices.DeleteFunc(d.Mounts, func(m specs.Mount) bool {
+		// nerdctl leaves /run to the image (github.com/containerd/nerdctl/issues/157).
+		return isMounted(s.Mounts, m.Destination) || m.Destination == "/run" && s.Annotations[annotationNerdctlName] != ""
+	}), s.Mounts...)
 	completeProcess(s.Process, d.Process)
 	if s.Linux == nil {
 		s.Linux = &specs.Linux{}

@@ -132,6 +132,9 @@ func TestForeignSpecOfNerdctl(t *testing.T) {
 			if g.Linux.Sysctl["net.ipv4.ip_unprivileged_port_start"] != "0" {
 				t.Error("the client's sysctl is gone")
 			}
+			if isMounted(g.Mounts, "/run") || !isMounted(g.Mounts, "/sys") {
+				t.Errorf("mounts %+v", g.Mounts)
+			}
 			if len(p.Files) != len(tc.files) {
 				t.Errorf("files %+v", p.Files)
 			}
