@@ -47,7 +47,8 @@ type container struct {
 	syncer  *freezer   // of the directories that the host shares; nil if there are none
 	shares  []string   // where those are mounted that the spec mounts
 
-	files files // that were made for it
+	files   files    // that were made for it
+	volumes []volume // that may be new
 
 	mu        sync.Mutex
 	execs     map[string]*process
@@ -153,6 +154,11 @@ func (c *container) prepare(ctx context.Context, spec *specs.Spec, opts *guestv1
 		return nil, err
 	}
 	spec.Root.Path = fs.path
+	for _, v := range c.volumes {
+		if err := v.fill(fs.path); err != nil {
+			return nil, err
+		}
+	}
 	writable := fs.changes != "" || fs.shared && !opts.GetRootfs().GetShare().GetReadOnly()
 	files := possibleFiles(opts.GetFiles(), fs.path, writable)
 	if c.files.paths, err = addFiles(spec, files, filepath.Join(c.dir, "files"), c.ids); err != nil {

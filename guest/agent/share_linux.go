@@ -35,6 +35,8 @@ func (c *container) mountShares(spec *specs.Spec) error {
 		if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
 			return err
 		}
+		copyUp := slices.Contains(m.Options, api.CopyUpOption)
+		m.Options = slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == api.CopyUpOption })
 		tag, file, isFile := strings.Cut(m.Source, "/")
 		if isFile && (file == "" || strings.Trim(file, "0123456789") != "") {
 			return invalid("%q is no file of a share", m.Source)
@@ -47,6 +49,9 @@ func (c *container) mountShares(spec *specs.Spec) error {
 			c.shares = append(c.shares, target)
 		}
 		m.Type, m.Source = "bind", filepath.Join(target, file)
+		if copyUp {
+			c.volumes = append(c.volumes, volume{m.Source, m.Destination})
+		}
 		m.Options = append([]string{"rbind"}, slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "bind" || o == "rbind" })...)
 	}
 	if synced = append(synced, c.shares...); len(synced) > 0 {

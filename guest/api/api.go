@@ -43,6 +43,10 @@ const UpperDir = "upper"
 // binds it.
 const ShareMount = "virtiofs"
 
+// CopyUpOption of such a mount says that it is a new volume: what the root file system has in
+// its place is copied into it before it is mounted, if it is still empty.
+const CopyUpOption = "applevm.copy-up"
+
 // Limits that the receiving side enforces.
 const (
 	// MaxSpec is the longest OCI spec, in bytes.

@@ -34,9 +34,11 @@ type mounted struct {
 	guest  []specs.Mount
 	shares []vmm.Share
 	files  []File
+	// copiesUp says that there are new volumes among the shares.
+	copiesUp bool
 }
 
-func mounts(list []specs.Mount, in Input) (mounted, error) {
+func mounts(list []specs.Mount, volumes map[string]bool, in Input) (mounted, error) {
 	var out mounted
 	for _, m := range list {
 		dest := filepath.Clean(m.Destination)
@@ -53,7 +55,8 @@ func mounts(list []specs.Mount, in Input) (mounted, error) {
 				out.guest = append(out.guest, own)
 				continue
 			}
-			if err := out.bind(m, dest, in.Stat); err != nil {
+			fresh := volumes[dest] && in.IsEmpty(m.Source)
+			if err := out.bind(m, dest, fresh, in.Stat); err != nil {
 				return out, err
 			}
 		case slices.Contains(guestMounts, m.Type):
@@ -66,8 +69,8 @@ func mounts(list []specs.Mount, in Input) (mounted, error) {
 }
 
 // bind shares a directory or a file, or has a file copied that is made for the
-// container.
-func (out *mounted) bind(m specs.Mount, dest string, stat func(string) (fs.FileInfo, error)) error {
+// container. fresh says that it is a new volume.
+func (out *mounted) bind(m specs.Mount, dest string, fresh bool, stat func(string) (fs.FileInfo, error)) error {
 	if !filepath.IsAbs(m.Source) {
 		return invalid("mount source %q of %s is not an absolute path", m.Source, dest)
 	}
@@ -77,8 +80,12 @@ func (out *mounted) bind(m specs.Mount, dest string, stat func(string) (fs.FileI
 	}
 	readOnly := slices.Contains(m.Options, "ro") || slices.Contains(m.Options, "rro")
 	if st.IsDir() {
+		options := m.Options
+		if fresh && !readOnly {
+			options, out.copiesUp = append(slices.Clone(options), api.CopyUpOption), true
+		}
 		out.guest = append(out.guest, specs.Mount{
-			Destination: dest, Type: api.ShareMount, Source: out.share(m.Source, readOnly), Options: m.Options,
+			Destination: dest, Type: api.ShareMount, Source: out.share(m.Source, readOnly), Options: options,
 		})
 		return nil
 	}

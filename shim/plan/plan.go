@@ -38,6 +38,8 @@ type Input struct {
 	Host Host
 	// Stat looks at a file of the host, following symbolic links (os.Stat).
 	Stat func(name string) (fs.FileInfo, error)
+	// IsEmpty tells whether a directory of the host has nothing in it (IsEmpty).
+	IsEmpty func(dir string) bool
 	// ReadFile reads a file of the host (os.ReadFile).
 	ReadFile func(name string) ([]byte, error)
 	// Join joins a network that containers share, by its name. It is called at most
@@ -83,6 +85,8 @@ type Plan struct {
 	// Container lacks only files and the clock, which are taken when the guest
 	// is asked.
 	Container *guestv1.ContainerOptions
+	// CopiesUp says that the guest fills volumes, which may take long.
+	CopiesUp bool
 	// Files are copied into the container when the hooks have run: some are
 	// written by them.
 	Files []File
@@ -136,11 +140,12 @@ func New(in Input) (*Plan, error) {
 	if p.Hooks, err = hostHooks(spec.Hooks); err != nil {
 		return nil, err
 	}
-	m, err := mounts(spec.Mounts, in)
+	m, err := mounts(spec.Mounts, volumes(spec.Annotations), in)
 	if err != nil {
 		return nil, err
 	}
 	p.Machine.Shares = append(p.Machine.Shares, m.shares...)
+	p.CopiesUp = m.copiesUp
 	if p.Network, err = network(spec, in); err != nil {
 		return nil, err
 	}

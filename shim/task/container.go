@@ -32,6 +32,7 @@ import (
 // Deadlines of calls into the guest, and of waits for it.
 const (
 	createTimeout = 60 * time.Second // it may have to replay a disk's journal
+	fillTimeout   = 15 * time.Minute // it copies what an image has for a volume
 	startTimeout  = 30 * time.Second
 	callTimeout   = 5 * time.Second
 	fileTimeout   = 20 * time.Second // its disk may be slow

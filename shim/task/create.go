@@ -73,6 +73,7 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		Boot:       plan.Boot{Kernel: img.Kernel, Initrd: img.Initrd, Cmdline: img.Cmdline},
 		Host:       plan.Host{CPUs: runtime.NumCPU(), DefaultCPUs: machine.DefaultCPUs(drv), Memory: machine.HostMemory(), Name: hostName()},
 		Stat:       os.Stat,
+		IsEmpty:    plan.IsEmpty,
 		ReadFile:   os.ReadFile,
 		Interfaces: tapns.Count,
 		Join:       func(name string, m lan.Member) (*lan.Port, error) { return c.join(ctx, name, m) },
@@ -139,7 +140,7 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		}
 		return err
 	}
-	if err := c.createInGuest(ctx, p.Container); err != nil {
+	if err := c.createInGuest(ctx, p); err != nil {
 		return err
 	}
 	c.keepClock()
@@ -213,7 +214,11 @@ func (c *container) prepare(ctx context.Context, bootTimeout time.Duration, p *p
 
 // createInGuest has the guest make the container. The agent's version is asked
 // for at the same time: an agent of another version may have misunderstood.
-func (c *container) createInGuest(ctx context.Context, opts *guestv1.ContainerOptions) error {
+func (c *container) createInGuest(ctx context.Context, p *plan.Plan) error {
+	opts, timeout := p.Container, createTimeout
+	if p.CopiesUp {
+		timeout = fillTimeout
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		var info *guestv1.InfoResponse
@@ -241,7 +246,7 @@ func (c *container) createInGuest(ctx context.Context, opts *guestv1.ContainerOp
 		req := &taskapi.CreateTaskRequest{ID: c.id, Terminal: c.init.stdio.Terminal, Options: options}
 		req.Stdin, req.Stdout, req.Stderr = c.init.io.Names()
 		c.rec.Mark(trace.GuestCreate)
-		err = c.call(ctx, createTimeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
+		err = c.call(ctx, timeout, func(ctx context.Context, t taskapi.TTRPCTaskService) error {
 			_, err := t.Create(ctx, req)
 			return err
 		})

@@ -1,0 +1,58 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+
+	"github.com/containerd/continuity/fs"
+	"golang.org/x/sys/unix"
+)
+
+// volume is a directory that the host shares, and where in the container it will be.
+type volume struct{ dir, destination string }
+
+// fill copies into a new volume what the root file system has in its place, with owners,
+// modes and times. A volume in which there is something stays as it is.
+func (v volume) fill(root string) (err error) {
+	there, err := os.ReadDir(v.dir)
+	if err != nil || len(there) > 0 {
+		return err
+	}
+	fd, err := openDirIn(root, v.destination)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("fill the new volume at %s: %w", v.destination, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	defer func() {
+		if err == nil {
+			return
+		}
+		err = fmt.Errorf("fill the new volume at %s from the image: %w", v.destination, err)
+		// The next start finds it new, and not with a part.
+		made, _ := os.ReadDir(v.dir)
+		for _, e := range made {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(v.dir, e.Name())))
+		}
+	}()
+	// Labels of security modules are the machine's.
+	return fs.CopyDir(v.dir, fmt.Sprintf("/proc/self/fd/%d/.", fd), fs.WithAllowXAttrErrors())
+}
+
+// openDirIn opens a directory of a root file system, as its path is there.
+func openDirIn(root, name string) (int, error) {
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer func() { _ = unix.Close(dir) }()
+	return unix.Openat2(dir, path.Clean("/"+name), &unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+}
