@@ -27,7 +27,7 @@ func check(ctx context.Context, c *call) error {
 		// What it found may be the word of another program.
 		text := fmt.Sprintf("%-4s  %s", f.Level, line(f.What))
 		if f.Remedy != "" {
-			text += "  — " + f.Remedy
+			text += "  — " + line(f.Remedy)
 		}
 		if _, err := fmt.Fprintln(c.out, text); err != nil && output == nil {
 			output = err

@@ -78,7 +78,7 @@ type Options struct {
 // host is the host that is checked.
 type host struct {
 	cfg config.Config
-	kvm string // the device
+	sys system
 	// containerd is a connection that is made when it is first used.
 	containerd *grpc.ClientConn
 	// answers tells whether containerd has answered.
@@ -94,10 +94,10 @@ type probe struct {
 // Run checks the host and calls report for each finding, as soon as it is
 // known. It returns an error only if ctx ends.
 func Run(ctx context.Context, cfg config.Config, opts Options, report func(Finding)) error {
-	return run(ctx, cfg, "/dev/kvm", opts.Timeout, report)
+	return run(ctx, cfg, thisSystem(), opts.Timeout, report)
 }
 
-func run(ctx context.Context, cfg config.Config, kvm string, timeout time.Duration, report func(Finding)) error {
+func run(ctx context.Context, cfg config.Config, sys system, timeout time.Duration, report func(Finding)) error {
 	if timeout <= 0 {
 		timeout = DefaultTimeout
 	}
@@ -106,16 +106,18 @@ func run(ctx context.Context, cfg config.Config, kvm string, timeout time.Durati
 		return err
 	}
 	defer func() { _ = conn.Close() }()
-	h := &host{cfg: cfg, kvm: kvm, containerd: conn}
+	h := &host{cfg: cfg, sys: sys, containerd: conn}
 	for _, p := range []probe{
 		{"guest image", h.checkGuest},
 		{"virtual machine monitor", h.checkVMM},
 		{"directories", h.checkDirectories},
+		{"owners", h.checkOwners},
 		{"socket paths", h.checkSocketPaths},
 		{"snapshotter daemon", h.checkDaemon},
 		{"containerd", h.checkContainerd},
 		{"containerd's plugins", h.checkPlugins},
 		{"shim", h.checkShim},
+		{"view", h.checkView},
 	} {
 		for _, f := range p.within(ctx, timeout) {
 			report(f)

@@ -65,14 +65,16 @@ type setup struct {
 	cfg        config.Config
 	containerd *containerd
 	noDaemon   bool
-	kvm        string
+	sys        system
 	timeout    time.Duration
 }
 
 func newSetup(t *testing.T) *setup {
 	t.Helper()
 	dir := shortdir.New(t)
-	s := &setup{dir: dir, cfg: config.Default(), kvm: "/dev/kvm"}
+	s := &setup{dir: dir, cfg: config.Default(), sys: thisSystem()}
+	s.sys.viewed = func(string) bool { return true }
+	s.sys.uid = 0
 	s.cfg.Guest.Dir = filepath.Join(dir, "guest")
 	s.cfg.QEMU.Binary = s.script(t, "qemu", "echo 'QEMU emulator version 9.9.9 (test)'; echo Copyright")
 	s.cfg.Snapshotter.Root = filepath.Join(dir, "root")
@@ -117,6 +119,16 @@ func (s *setup) image(t *testing.T, arch string) {
 	}
 }
 
+// own gives one path to an owner, and all others to the user of containerd.
+func (s *setup) own(path string, uid, user int) {
+	s.sys.owner = func(p string) (int, error) {
+		if p == path {
+			return uid, nil
+		}
+		return user, nil
+	}
+}
+
 // check starts containerd and the daemon and checks the host.
 func (s *setup) check(t *testing.T) []Finding {
 	t.Helper()
@@ -135,7 +147,7 @@ func (s *setup) check(t *testing.T) []Finding {
 		s.startDaemon(t)
 	}
 	var found []Finding
-	err := run(t.Context(), s.cfg, s.kvm, s.timeout, func(f Finding) { found = append(found, f) })
+	err := run(t.Context(), s.cfg, s.sys, s.timeout, func(f Finding) { found = append(found, f) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,7 +176,7 @@ func (s *setup) startDaemon(t *testing.T) {
 // TestReadyHost checks a host that has all.
 func TestReadyHost(t *testing.T) {
 	s := newSetup(t)
-	s.kvm = "/dev/null" // whatever the test's own host has
+	s.sys.kvm = "/dev/null" // whatever the test's own host has
 	found := s.check(t)
 	want := []string{
 		"guest image: " + s.cfg.Guest.Dir + " for " + runtime.GOARCH + ", Linux 6.1.0 (kernel: own)",
@@ -172,7 +184,7 @@ func TestReadyHost(t *testing.T) {
 		"root directory: " + s.cfg.Snapshotter.Root + " is writable", "socket directory: ", "snapshotter socket: ", "containerd socket: ",
 		"snapshotter daemon: answers at " + s.cfg.Snapshotter.Address, "containerd: v2.4.2 at ",
 		"proxy plugin io.containerd.snapshotter.v1.applevm: dials ", "proxy plugin io.containerd.differ.v1.applevm-diff: dials ",
-		"shim: containerd runs io.containerd.applevm.v1, version v1",
+		"shim: containerd runs io.containerd.applevm.v1, version v1", "view: clients that mount",
 	}
 	if len(found) != len(want) {
 		t.Fatalf("%d findings, want %d: %v", len(found), len(want), found)
@@ -210,9 +222,9 @@ func TestFindings(t *testing.T) {
 		{"a QEMU that fails", func(t *testing.T, s *setup) { s.script(t, "qemu", "exit 3") }, Fail, "QEMU: ", "exit status 3"},
 		{"a QEMU that hangs", func(t *testing.T, s *setup) { s.script(t, "qemu", "exec sleep 600"); s.timeout = time.Second }, Fail, "QEMU: ", "no answer in time"},
 		{"emulation is asked for", func(_ *testing.T, s *setup) { s.cfg.QEMU.Accel = "tcg" }, Warn, `accelerator: qemu.accel is "tcg"`, "several times slower"},
-		{"no KVM", func(_ *testing.T, s *setup) { s.kvm = s.dir + "/none" }, Warn, "accelerator: ", "emulated (TCG)"},
-		{"no KVM, but asked for", func(_ *testing.T, s *setup) { s.kvm = s.dir + "/none"; s.cfg.QEMU.Accel = "kvm" }, Fail, "accelerator: ", `qemu.accel = "auto"`},
-		{"a device that is not KVM", func(_ *testing.T, s *setup) { s.kvm = "/dev/null" }, Warn, "accelerator: /dev/null: inappropriate ioctl", "dmesg"},
+		{"no KVM", func(_ *testing.T, s *setup) { s.sys.kvm = s.dir + "/none" }, Warn, "accelerator: ", "emulated (TCG)"},
+		{"no KVM, but asked for", func(_ *testing.T, s *setup) { s.sys.kvm = s.dir + "/none"; s.cfg.QEMU.Accel = "kvm" }, Fail, "accelerator: ", `qemu.accel = "auto"`},
+		{"a device that is not KVM", func(_ *testing.T, s *setup) { s.sys.kvm = "/dev/null" }, Warn, "accelerator: /dev/null: inappropriate ioctl", "dmesg"},
 		{"macOS's accelerator", func(_ *testing.T, s *setup) { s.cfg.QEMU.Accel = "hvf" }, Fail, "accelerator: ", "hvf"},
 		{"root is a file", func(t *testing.T, s *setup) { s.cfg.Snapshotter.Root = s.script(t, "file", ""); s.noDaemon = true }, Fail, "root directory: ", "not a directory"},
 		{"root below a file", func(t *testing.T, s *setup) {
@@ -270,6 +282,9 @@ func TestFindings(t *testing.T) {
 			s.script(t, shimBinary, "")
 			t.Setenv("PATH", s.dir)
 		}, OK, "shim: ", "containerd was not asked"},
+		{"no view", func(_ *testing.T, s *setup) { s.sys.viewed = func(string) bool { return false } }, Warn, "view: nobody serves it for ", "applevm-view"},
+		{"directory of another user's", func(_ *testing.T, s *setup) { s.own(s.cfg.Snapshotter.Root, 5, 7) }, Fail, "owner: ", "belongs to uid 5, not to uid 7, the user of "},
+		{"socket's directory of another user's", func(_ *testing.T, s *setup) { s.own(filepath.Dir(s.cfg.Snapshotter.Address), 0, 7) }, Fail, "owner: ", "sudo chown -R 7 "},
 		{"no shim in PATH, no containerd", func(t *testing.T, s *setup) { s.containerd = nil; t.Setenv("PATH", s.dir) }, Fail, "shim: ", "not in PATH"},
 	}
 	for _, tt := range tests {

@@ -1,11 +1,31 @@
 package hostcheck
 
-import "context"
+import (
+	"bytes"
+	"context"
+	"os/exec"
+	"time"
 
-// checkVMM looks for what runs machines.
-func (h *host) checkVMM(context.Context) []Finding {
-	if d := h.cfg.Machine.Driver; d != "vz" {
-		return []Finding{fail("set machine.driver = \"vz\"", "virtual machine monitor: machine.driver %q does not exist on macOS", d)}
+	"golang.org/x/sys/unix"
+)
+
+func (h *host) checkVMM(ctx context.Context) []Finding { return h.checkMac(ctx) }
+
+// thisMac asks macOS.
+func thisMac() mac {
+	return mac{
+		version: func() (string, error) { return unix.Sysctl("kern.osproductversion") },
+		hypervisor: func() (bool, error) {
+			n, err := unix.SysctlUint32("kern.hv_support")
+			return n != 0, err
+		},
+		shim: findShim,
+		codesign: func(ctx context.Context, args ...string) (string, string, error) {
+			var stdout, stderr bytes.Buffer
+			cmd := exec.CommandContext(ctx, "/usr/bin/codesign", args...)
+			cmd.Stdout, cmd.Stderr, cmd.WaitDelay = &stdout, &stderr, time.Second
+			err := cmd.Run()
+			return stdout.String(), stderr.String(), err
+		},
 	}
-	return []Finding{warn("report what you see", "virtual machine monitor: the driver for Virtualization.framework has not been tried on a Mac yet")}
 }

@@ -83,16 +83,16 @@ func (h *host) checkAccelerator() Finding {
 	case "hvf":
 		return fail(`set qemu.accel = "auto"`, `accelerator: qemu.accel "hvf" exists on macOS only`)
 	default:
-		err := tryKVM(h.kvm)
+		err := tryKVM(h.sys.kvm)
 		switch {
 		case err == nil && accel == "kvm":
-			return ok("accelerator: this user may use %s", h.kvm)
+			return ok("accelerator: this user may use %s", h.sys.kvm)
 		case err == nil:
-			return ok("accelerator: this user may use %s; the shim boots a trial guest once and falls back to emulation", h.kvm)
+			return ok("accelerator: this user may use %s; the shim boots a trial guest once and falls back to emulation", h.sys.kvm)
 		case accel == "kvm":
-			return fail(kvmRemedy(err)+`, or set qemu.accel = "auto"`, `accelerator: qemu.accel is "kvm", but %s: %s`, h.kvm, reason(err))
+			return fail(kvmRemedy(err)+`, or set qemu.accel = "auto"`, `accelerator: qemu.accel is "kvm", but %s: %s`, h.sys.kvm, reason(err))
 		}
-		return warn(kvmRemedy(err), "accelerator: %s: %s, so %s", h.kvm, reason(err), meaning)
+		return warn(kvmRemedy(err), "accelerator: %s: %s, so %s", h.sys.kvm, reason(err), meaning)
 	}
 }
 
@@ -119,3 +119,6 @@ func kvmRemedy(err error) string {
 	}
 	return "see what the kernel says of KVM (dmesg)"
 }
+
+// thisMac has no answers: this is no Mac.
+func thisMac() mac { return mac{} }
