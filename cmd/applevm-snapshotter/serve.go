@@ -5,6 +5,7 @@ import (
 	"flag"
 	"syscall"
 
+	"github.com/applevm/applevm/internal/unifiedlog"
 	"github.com/applevm/applevm/snapshotter/daemon"
 )
 
@@ -17,5 +18,6 @@ func serve(ctx context.Context, c *call) error {
 	// Everything that the daemon makes is for its user alone, unless it says
 	// otherwise.
 	syscall.Umask(0o077)
+	unifiedlog.Install("snapshotter")
 	return daemon.Run(ctx, cfg.Snapshotter, nil)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/containerd/plugin/registry"
 
 	"github.com/applevm/applevm/config"
+	"github.com/applevm/applevm/internal/unifiedlog"
 	"github.com/applevm/applevm/shim/bootstrap"
 	"github.com/applevm/applevm/shim/machine"
 	"github.com/applevm/applevm/shim/publish"
@@ -27,6 +28,7 @@ import (
 )
 
 func main() {
+	unifiedlog.Install("shim")
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
 		ID:       "task",

@@ -4,9 +4,11 @@ import (
 	"context"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
+	"github.com/applevm/applevm/internal/wake"
 	"github.com/applevm/applevm/shim/clock"
 )
 
@@ -32,6 +34,10 @@ func (c *container) keepClock() {
 		<-c.machine.Done()
 		cancel()
 	}()
+	// Where the system does not tell, Run finds out by a look at the host's clocks.
+	if err := wake.Notify(ctx, k.Check); err != nil && !errdefs.IsNotImplemented(err) {
+		log.G(c.ctx).WithError(err).Debug("the clock is looked at a second later after a sleep")
+	}
 	go k.Run(ctx, func(set time.Duration, err error) {
 		switch {
 		case c.machineEnded():
