@@ -50,3 +50,14 @@ func (w *watchdog) dismiss() {
 	_ = w.in.Close()
 	_ = w.cmd.Wait()
 }
+
+// Watch has all processes that have dir in their arguments or environment ended, and dir
+// removed, once the caller's process is gone; dismiss takes that back. It is for tests
+// that start what a Stack does not.
+func Watch(dir string) (dismiss func(), err error) {
+	w, err := startWatchdog(dir)
+	if err != nil {
+		return nil, err
+	}
+	return w.dismiss, nil
+}
