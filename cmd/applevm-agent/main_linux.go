@@ -65,7 +65,6 @@ func run(started time.Duration) error {
 	if err != nil {
 		return fmt.Errorf("listen for connections to the machine's ports: %w", err)
 	}
-	go agent.ServeForward(forwarded)
 	conn, err := dialControl(ctx)
 	if err != nil {
 		return err
@@ -73,6 +72,7 @@ func run(started time.Duration) error {
 	a, err := agent.New(agent.Options{
 		Dir:        runDir,
 		DialStream: func(ctx context.Context) (net.Conn, error) { return dial(ctx, api.StreamPort) },
+		DialSocket: func(ctx context.Context) (net.Conn, error) { return dial(ctx, api.SocketPort) },
 		FindDisk:   agent.SysfsDisks,
 		SetClock:   setClock,
 		ShiftClock: shiftClock,
@@ -82,6 +82,7 @@ func run(started time.Duration) error {
 	if err != nil {
 		return err
 	}
+	go a.ServeForward(forwarded)
 	err = a.Serve(ctx, conn)
 	// The host has gone or wants the machine to end; what the containers have
 	// written is to survive either way.

@@ -25,6 +25,8 @@ type Options struct {
 	Dir string
 	// DialStream connects to the host's api.StreamPort.
 	DialStream func(ctx context.Context) (net.Conn, error)
+	// DialSocket connects to the host's api.SocketPort.
+	DialSocket func(ctx context.Context) (net.Conn, error)
 	// FindDisk returns the block device whose serial number is given, waiting
 	// for it to appear as long as ctx allows. SysfsDisks is the real one.
 	FindDisk func(ctx context.Context, serial string) (string, error)

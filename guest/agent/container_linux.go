@@ -49,6 +49,7 @@ type container struct {
 
 	files   files    // that were made for it
 	volumes []volume // that may be new
+	sockets *sockets // of the host; nil if there are none
 
 	mu        sync.Mutex
 	execs     map[string]*process
@@ -151,6 +152,9 @@ func (c *container) prepare(ctx context.Context, spec *specs.Spec, opts *guestv1
 		c.freezer = newFreezer(fs.changes)
 	}
 	if err := c.mountShares(spec); err != nil {
+		return nil, err
+	}
+	if err := c.mountSockets(spec); err != nil {
 		return nil, err
 	}
 	spec.Root.Path = fs.path
@@ -430,6 +434,7 @@ func (c *container) release() error {
 		}
 		c.destroyed = true
 	}
+	c.sockets.close()
 	// What is still mounted must not be removed: it is the host's.
 	if err := c.unmountShares(); err != nil {
 		return err

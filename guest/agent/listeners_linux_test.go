@@ -95,7 +95,7 @@ func TestForward(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go ServeForward(l)
+	go new(Agent).ServeForward(l)
 	t.Cleanup(func() { _ = l.Close() })
 	for i, addr := range []string{"127.0.0.1", "::1"} {
 		server, err := net.Listen("tcp", net.JoinHostPort(addr, "0"))

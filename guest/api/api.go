@@ -10,7 +10,7 @@ package api
 
 // Version of the contract. It changes when an agent of the previous version
 // could not serve the host any more.
-const Version = 6
+const Version = 7
 
 // vsock ports on the host (CID 2) that the agent dials.
 const (
@@ -21,13 +21,24 @@ const (
 // ForwardPort is the vsock port on which the agent takes connections to TCP ports
 // of the machine's loopback addresses. Both directions carry frames as package
 // guest/stream has them; the host's first frame is the target: ForwardIPv4 or
-// ForwardIPv6 and the port, big-endian. If nobody accepts there the agent closes the
-// connection without a frame.
+// ForwardIPv6 and the port, big-endian; or ForwardUnix, a length of 16 bits, big-endian,
+// and so many bytes: a container's ID, NUL, and a socket's path in that container. If nobody
+// accepts there the agent closes the connection without a frame.
 const (
 	ForwardPort = 1026
+	ForwardUnix = 1
 	ForwardIPv4 = 4
 	ForwardIPv6 = 6
 )
+
+// SocketPort is the host's vsock port on which the agent connects to sockets of the host
+// that a container mounts. Both directions carry frames; the agent's first is the socket's
+// number, 16 bits, big-endian. If nobody accepts there the host closes the connection.
+const SocketPort = 1027
+
+// SocketMount is the type of a mount in a container's spec that is a socket of the host. Its
+// source is NUMBER:MODE:UID:GID, the mode in octal: what the container's has.
+const SocketMount = "applevm.socket"
 
 // ReadyLine starts the line that the agent prints on the console before all
 // else. The bench takes it as the end of the boot, the accelerator probe as proof
@@ -65,6 +76,11 @@ const (
 	MaxInterfaceEntries = 256
 	// MaxListeners is the most listeners that one WaitListenersResponse tells of.
 	MaxListeners = 256
+	// MaxSockets is how many sockets of the host a container may mount, and how many of
+	// its own may be published on the host.
+	MaxSockets = 64
+	// MaxSocketTarget is the longest ForwardUnix target, in bytes.
+	MaxSocketTarget = 4<<10 + 256
 	// MaxForwarded is how many connections the agent forwards at a time.
 	MaxForwarded = 1024
 	// MaxFileData is the most, in bytes, that one FileRequest reads or writes.

@@ -8,26 +8,34 @@ import (
 	"sync"
 )
 
-// Relay carries a TCP connection in the frames of conn, both ways, until each
-// direction has ended, at its own time. If one fails or ctx ends, both are over: tcp
-// is reset, so that its peer learns that this was not in order, and conn is closed. r
+// A Duplex is a connection of which each direction ends by itself: TCP's, or a unix socket's.
+type Duplex interface {
+	net.Conn
+	CloseWrite() error
+}
+
+// Relay carries a connection in the frames of conn, both ways, until each
+// direction has ended, at its own time. If one fails or ctx ends, both are over: duplex
+// is reset if it is TCP's, so that its peer learns that this was not in order, and conn is closed. r
 // and w are conn's: what the two ends said to each other before went through them. It
 // closes neither connection at a good end.
-func Relay(ctx context.Context, conn net.Conn, r *Reader, w *Writer, tcp *net.TCPConn) {
+func Relay(ctx context.Context, conn net.Conn, r *Reader, w *Writer, duplex Duplex) {
 	fail := func() {
-		_ = tcp.SetLinger(0)
-		_ = tcp.Close()
+		if tcp, ok := duplex.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0)
+		}
+		_ = duplex.Close()
 		_ = conn.Close()
 	}
 	defer context.AfterFunc(ctx, fail)()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := w.sendAll(tcp); err != nil {
+		if err := w.sendAll(duplex); err != nil {
 			fail()
 		}
 	})
 	wg.Go(func() {
-		if _, err := r.WriteTo(tcp); err != nil || tcp.CloseWrite() != nil {
+		if _, err := r.WriteTo(duplex); err != nil || duplex.CloseWrite() != nil {
 			fail()
 		}
 	})

@@ -15,6 +15,11 @@ const pause = 100 * time.Millisecond
 // TCP calls serve, which must not wait, with each connection that l accepts, until l is
 // closed or ctx has ended. It closes l.
 func TCP(ctx context.Context, l net.Listener, serve func(*net.TCPConn)) {
+	All(ctx, l, func(c net.Conn) { serve(c.(*net.TCPConn)) })
+}
+
+// All is TCP for connections of any kind.
+func All(ctx context.Context, l net.Listener, serve func(net.Conn)) {
 	defer l.Close()
 	for {
 		c, err := l.Accept()
@@ -29,6 +34,6 @@ func TCP(ctx context.Context, l net.Listener, serve func(*net.TCPConn)) {
 			}
 			continue
 		}
-		serve(c.(*net.TCPConn))
+		serve(c)
 	}
 }

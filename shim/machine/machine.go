@@ -243,6 +243,11 @@ func (m *Machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	return m.vm.Dial(ctx, port)
 }
 
+// Listen takes the guest's connections to a vsock port of the host.
+func (m *Machine) Listen(port uint32) (net.Listener, error) {
+	return m.vm.Listen(port)
+}
+
 // Task calls the guest's task service; valid after Connect.
 func (m *Machine) Task() taskapi.TTRPCTaskService {
 	m.mu.Lock()

@@ -34,6 +34,8 @@ type mounted struct {
 	guest  []specs.Mount
 	shares []vmm.Share
 	files  []File
+	// sockets are paths of the host's, in the order of their numbers.
+	sockets []string
 	// copiesUp says that there are new volumes among the shares.
 	copiesUp bool
 }
@@ -48,7 +50,7 @@ func mounts(list []specs.Mount, volumes map[string]bool, in Input) (mounted, err
 		if len(m.UIDMappings) > 0 || len(m.GIDMappings) > 0 {
 			return out, unsupported("the ID-mapped mount at %s is not implemented", dest)
 		}
-		bind := m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
+		bind := m.Type == "bind" || m.Type == "uds" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 		switch {
 		case bind:
 			if own, ok := sharedMemory(m, dest, in.Tmpfs); ok {
@@ -77,6 +79,12 @@ func (out *mounted) bind(m specs.Mount, dest string, fresh bool, stat func(strin
 	st, err := stat(m.Source)
 	if err != nil {
 		return invalid("mount source of %s: %w", dest, err)
+	}
+	if st.Mode()&fs.ModeSocket != 0 {
+		return out.socket(m, dest, st)
+	}
+	if m.Type == "uds" {
+		return invalid("mount source %s of %s is no socket", m.Source, dest)
 	}
 	readOnly := slices.Contains(m.Options, "ro") || slices.Contains(m.Options, "rro")
 	if st.IsDir() {

@@ -13,6 +13,7 @@ import (
 	"github.com/applevm/applevm/config"
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
 	"github.com/applevm/applevm/network/lan"
+	"github.com/applevm/applevm/shim/sockets"
 	"github.com/applevm/applevm/vmm"
 )
 
@@ -85,6 +86,10 @@ type Plan struct {
 	// Container lacks only files and the clock, which are taken when the guest
 	// is asked.
 	Container *guestv1.ContainerOptions
+	// Sockets are those of the host that the guest may connect to, by their numbers.
+	Sockets []string
+	// PublishedSockets appear on the host.
+	PublishedSockets []sockets.Publication
 	// CopiesUp says that the guest fills volumes, which may take long.
 	CopiesUp bool
 	// Files are copied into the container when the hooks have run: some are
@@ -145,7 +150,10 @@ func New(in Input) (*Plan, error) {
 		return nil, err
 	}
 	p.Machine.Shares = append(p.Machine.Shares, m.shares...)
-	p.CopiesUp = m.copiesUp
+	p.CopiesUp, p.Sockets = m.copiesUp, m.sockets
+	if p.PublishedSockets, err = publishedSockets(spec.Annotations); err != nil {
+		return nil, err
+	}
 	if p.Network, err = network(spec, in); err != nil {
 		return nil, err
 	}

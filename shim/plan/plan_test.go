@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -15,6 +16,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/applevm/applevm/config"
+	"github.com/applevm/applevm/guest/api"
+	"github.com/applevm/applevm/internal/shortdir"
 	"github.com/applevm/applevm/manifest"
 	"github.com/applevm/applevm/network/lan"
 	"github.com/applevm/applevm/vmm"
@@ -168,6 +171,12 @@ func TestMounts(t *testing.T) {
 	if err := os.WriteFile(big, make([]byte, 2<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	socket := filepath.Join(shortdir.New(t), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
 	for _, tc := range []struct {
 		name  string
 		mount specs.Mount
@@ -185,6 +194,9 @@ func TestMounts(t *testing.T) {
 		{name: "writable file", mount: specs.Mount{Destination: "/x", Type: "bind", Source: file}, guest: "virtiofs"},
 		{name: "large file", mount: specs.Mount{Destination: "/x", Type: "bind", Source: big, Options: []string{"ro"}}, guest: "virtiofs"},
 		{name: "large copy", mount: specs.Mount{Destination: "/etc/hosts", Type: "bind", Source: big}, err: "more than 1048576 bytes", class: errdefs.IsNotImplemented},
+		{name: "socket", mount: specs.Mount{Destination: "/agent", Type: "bind", Source: socket, Options: []string{"rbind", "ro"}}, guest: api.SocketMount},
+		{name: "socket by its type", mount: specs.Mount{Destination: "/agent", Type: "uds", Source: socket}, guest: api.SocketMount},
+		{name: "no socket", mount: specs.Mount{Destination: "/agent", Type: "uds", Source: file}, err: "is no socket", class: errdefs.IsInvalidArgument},
 		{name: "device", mount: specs.Mount{Destination: "/dev/x", Type: "bind", Source: "/dev/null", Options: []string{"ro"}}, err: "special file /dev/null", class: errdefs.IsNotImplemented},
 		{name: "missing source", mount: specs.Mount{Destination: "/x", Type: "bind", Source: "/nowhere/at/all"}, err: "mount source of /x", class: errdefs.IsInvalidArgument},
 		{name: "relative source", mount: specs.Mount{Destination: "/x", Type: "bind", Source: "y"}, err: "not an absolute path", class: errdefs.IsInvalidArgument},
@@ -207,7 +219,7 @@ func TestMounts(t *testing.T) {
 			switch {
 			case tc.file != nil && (len(p.Files) != 1 || p.Files[0] != *tc.file || len(got) != 0):
 				t.Errorf("files %v, mounts %v; want the file %v", p.Files, got, *tc.file)
-			case tc.guest != "" && (len(got) != 1 || got[0].Type != tc.guest || got[0].Source != tc.guest && tc.guest != "virtiofs"):
+			case tc.guest != "" && (len(got) != 1 || got[0].Type != tc.guest || got[0].Source != tc.guest && tc.guest != "virtiofs" && tc.guest != api.SocketMount):
 				t.Errorf("mounts %v, want one of %s", got, tc.guest)
 			}
 		})

@@ -18,6 +18,7 @@ import (
 
 	"github.com/applevm/applevm/network/lan"
 	"github.com/applevm/applevm/network/tapns"
+	"github.com/applevm/applevm/shim/sockets"
 )
 
 const (
@@ -35,6 +36,8 @@ type Record struct {
 	LAN string `json:"lan,omitempty"`
 	// NetNS is the path of a client's network namespace that it uses (package tapns).
 	NetNS string `json:"netns,omitempty"`
+	// Sockets are the container's sockets that are published on the host.
+	Sockets []string `json:"sockets,omitempty"`
 	// PID is the task's process identifier, the VMM's. 0 until the VMM runs.
 	PID int `json:"pid,omitempty"`
 	// Hooks is set once hooks that the poststop hooks undo may have run.
@@ -128,6 +131,9 @@ func Clean(ctx context.Context, bundle string) (Record, error) {
 	}
 	if r.NetNS != "" {
 		err = errors.Join(err, tapns.Undo(r.NetNS))
+	}
+	for _, path := range r.Sockets {
+		_ = sockets.RemoveStale(path) // what others have put there stays
 	}
 	return r, errors.Join(killErr, err)
 }

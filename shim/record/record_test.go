@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"testing"
 	"time"
 
@@ -57,15 +59,31 @@ func TestCleanRemovesWhatTheRecordNames(t *testing.T) {
 	if err := errors.Join(os.Mkdir(shared, 0o700), os.WriteFile(filepath.Join(shared, "2.json"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	want := Record{MachineDir: dir, LAN: shared, PID: 7, Hooks: true}
+	// A socket that was published, and one that another serves by now.
+	dead, alive := filepath.Join(t.TempDir(), "dead"), filepath.Join(t.TempDir(), "alive")
+	for _, path := range []string{dead, alive} {
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.SetUnlinkOnClose(false)
+		t.Cleanup(func() { _ = l.Close() })
+		if path == dead {
+			_ = l.Close()
+		}
+	}
+	want := Record{MachineDir: dir, LAN: shared, PID: 7, Hooks: true, Sockets: []string{dead, alive, dead + "2"}}
 	if err := Save(b, want); err != nil {
 		t.Fatal(err)
 	}
 	got, err := Clean(context.Background(), b)
-	if err != nil || got != want {
+	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
-	for _, d := range []string{dir, shared} {
+	if _, err := os.Stat(alive); err != nil {
+		t.Error(err)
+	}
+	for _, d := range []string{dir, shared, dead} {
 		if _, err := os.Stat(d); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s is still there: %v", d, err)
 		}
@@ -76,7 +94,7 @@ func TestCleanRemovesWhatTheRecordNames(t *testing.T) {
 }
 
 func TestCleanOfAnEmptyBundle(t *testing.T) {
-	if r, err := Clean(context.Background(), bundle(t)); err != nil || r != (Record{}) {
+	if r, err := Clean(context.Background(), bundle(t)); err != nil || !reflect.DeepEqual(r, Record{}) {
 		t.Errorf("%+v, %v", r, err)
 	}
 }

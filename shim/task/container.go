@@ -25,6 +25,7 @@ import (
 	"github.com/applevm/applevm/shim/machine"
 	"github.com/applevm/applevm/shim/plan"
 	"github.com/applevm/applevm/shim/record"
+	"github.com/applevm/applevm/shim/sockets"
 	"github.com/applevm/applevm/shim/stdio"
 	"github.com/applevm/applevm/shim/trace"
 )
@@ -77,10 +78,12 @@ type container struct {
 	initExited  bool
 	paused      bool
 	machine     *machine.Machine
-	lan         *lan.Port        // nil if it shares no network; closed by network, if there is one
-	network     *usernet.Network // nil if it has none
-	netns       *tapns.Namespace // nil if no client connects it
-	portsGone   sync.WaitGroup   // the ports that it shares with the host
+	lan         *lan.Port          // nil if it shares no network; closed by network, if there is one
+	network     *usernet.Network   // nil if it has none
+	netns       *tapns.Namespace   // nil if no client connects it
+	shared      *sockets.Shared    // sockets of the host; nil if it mounts none
+	published   *sockets.Published // its own on the host; nil if there are none
+	portsGone   sync.WaitGroup     // the ports that it shares with the host
 	disk        record.Record
 	size        plan.Size
 	limits      plan.Limits // in force
@@ -286,6 +289,7 @@ func (c *container) destroy(ctx context.Context) {
 	c.destroyOnce.Do(func() {
 		c.mu.Lock()
 		m, shared, network, netns, disk, cancel := c.machine, c.lan, c.network, c.netns, c.disk, c.cancel
+		hosts, published := c.shared, c.published
 		procs := []*process{c.init}
 		for _, p := range c.execs {
 			procs = append(procs, p)
@@ -298,6 +302,12 @@ func (c *container) destroy(ctx context.Context) {
 			if err := m.Kill(); err != nil {
 				log.G(ctx).WithError(err).Error("the machine was not ended in order")
 			}
+		}
+		if published != nil {
+			published.Close()
+		}
+		if hosts != nil {
+			hosts.Close()
 		}
 		c.portsGone.Wait() // they end with the machine
 		if netns != nil {

@@ -98,6 +98,9 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		return err
 	}
 	p.Machine.Dir = dir
+	if err := c.openSockets(p, cfg.Network.MaxConnections); err != nil {
+		return err
+	}
 	unplug, err := c.connect(&p.Machine, p.Network)
 	if err != nil {
 		return err
@@ -128,6 +131,9 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 	c.mu.Lock()
 	c.machine = m
 	c.mu.Unlock()
+	if err := c.serveSockets(); err != nil {
+		return err
+	}
 	if err := c.save(func(r *record.Record) {
 		r.PID = m.PID()
 		r.Hooks = len(p.Hooks.Prestart)+len(p.Hooks.CreateRuntime)+len(p.Hooks.Poststop) > 0 //nolint:staticcheck // prestart is deprecated, not gone
