@@ -56,6 +56,7 @@ func commands() []command {
 		{"gc", "", "remove files that belong to no snapshot", gc},
 		{"view", "", "show the files of snapshots to clients that mount them (nerdctl export, diff, cp); Linux, as root", showView},
 		{"inspect", "IMAGE", "describe an ext4 image and list its files", inspect},
+		{"volume", "FILE SIZE", "make an empty ext4 image (10G, say) that a container can mount", volume},
 	}
 }
 

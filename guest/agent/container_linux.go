@@ -47,8 +47,11 @@ type container struct {
 	syncer  *freezer   // of the directories that the host shares; nil if there are none
 	shares  []string   // where those are mounted that the spec mounts
 
-	files   files    // that were made for it
-	volumes []volume // that may be new
+	files          files      // that were made for it
+	volumes        []volume   // that may be new
+	volumeFreezers []*freezer // of the disks that the spec mounts and that may be written
+
+	disks   []string // IDs of those that the spec mounts
 	sockets *sockets // of the host; nil if there are none
 
 	mu        sync.Mutex
@@ -150,6 +153,9 @@ func (c *container) prepare(ctx context.Context, spec *specs.Spec, opts *guestv1
 	c.rootfs = fs
 	if fs.changes != "" {
 		c.freezer = newFreezer(fs.changes)
+	}
+	if err := c.mountDisks(ctx, spec); err != nil {
+		return nil, err
 	}
 	if err := c.mountShares(spec); err != nil {
 		return nil, err
@@ -436,7 +442,7 @@ func (c *container) release() error {
 	}
 	c.sockets.close()
 	// What is still mounted must not be removed: it is the host's.
-	if err := c.unmountShares(); err != nil {
+	if err := errors.Join(c.unmountShares(), c.unmountDisks()); err != nil {
 		return err
 	}
 	if c.rootfs != nil {

@@ -99,6 +99,9 @@ func (d *disks) acquire(ctx context.Context, serial, fsType string, writable boo
 	}
 	if err := unix.Mount(dev, path, fsType, flags, data); err != nil {
 		_ = os.Remove(path)
+		if !writable && errors.Is(err, unix.EROFS) {
+			return "", fmt.Errorf("mount disk %q read-only: who wrote to it was killed, and its journal is to be replayed: mount it writable once", serial)
+		}
 		return "", fmt.Errorf("mount disk %q: %w: its image is damaged or no %s", serial, err, fsType)
 	}
 	d.mounted[serial] = &mountedDisk{path: path, writable: writable, users: 1}

@@ -20,8 +20,8 @@ const (
 	thawTimeout       = 2 * time.Second
 )
 
-// pause stops the container's processes, and then freezes the file system that
-// takes its changes: all is written out and its journal is empty, so that the host
+// pause stops the container's processes, and then freezes the file systems that
+// take its changes: all is written out and its journal is empty, so that the host
 // can read the disk as it is.
 func (c *container) pause() error {
 	c.pauseMu.Lock()
@@ -86,7 +86,7 @@ func (c *container) freeze(timeout time.Duration) error {
 
 func (c *container) eachFreezer(do func(*freezer) error) error {
 	var errs []error
-	for _, f := range []*freezer{c.syncer, c.freezer} {
+	for _, f := range append([]*freezer{c.syncer, c.freezer}, c.volumeFreezers...) {
 		if f != nil {
 			errs = append(errs, do(f))
 		}

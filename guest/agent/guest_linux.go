@@ -125,5 +125,10 @@ func (c *container) shutdown(ctx context.Context, grace time.Duration, leaveClea
 
 // isClean reports whether an ended container's disks are as after an unmount.
 func (c *container) isClean() bool {
-	return c.freezer == nil || c.freezer.isFrozen()
+	for _, f := range append([]*freezer{c.freezer}, c.volumeFreezers...) {
+		if f != nil && !f.isFrozen() {
+			return false
+		}
+	}
+	return true
 }

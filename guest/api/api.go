@@ -31,6 +31,14 @@ const (
 	ForwardIPv6 = 6
 )
 
+// DiskMount is the type of a mount in a container's spec whose source is the ID of a disk with
+// an ext4 file system, followed by DiskReadOnly if it is not to be written. The guest mounts it
+// and binds its root directory.
+const (
+	DiskMount    = "applevm.disk"
+	DiskReadOnly = ":ro"
+)
+
 // SocketPort is the host's vsock port on which the agent connects to sockets of the host
 // that a container mounts. Both directions carry frames; the agent's first is the socket's
 // number, 16 bits, big-endian. If nobody accepts there the host closes the connection.

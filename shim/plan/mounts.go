@@ -34,6 +34,8 @@ type mounted struct {
 	guest  []specs.Mount
 	shares []vmm.Share
 	files  []File
+	// disks are those of block volumes.
+	disks []vmm.Disk
 	// sockets are paths of the host's, in the order of their numbers.
 	sockets []string
 	// copiesUp says that there are new volumes among the shares.
@@ -59,6 +61,10 @@ func mounts(list []specs.Mount, volumes map[string]bool, in Input) (mounted, err
 			}
 			fresh := volumes[dest] && in.IsEmpty(m.Source)
 			if err := out.bind(m, dest, fresh, in.Stat); err != nil {
+				return out, err
+			}
+		case m.Type == "ext4":
+			if err := out.block(m, dest, in.Stat); err != nil {
 				return out, err
 			}
 		case slices.Contains(guestMounts, m.Type):

@@ -150,6 +150,7 @@ func New(in Input) (*Plan, error) {
 		return nil, err
 	}
 	p.Machine.Shares = append(p.Machine.Shares, m.shares...)
+	p.Machine.Disks = append(p.Machine.Disks, m.disks...)
 	p.CopiesUp, p.Sockets = m.copiesUp, m.sockets
 	if p.PublishedSockets, err = publishedSockets(spec.Annotations); err != nil {
 		return nil, err

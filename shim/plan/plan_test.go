@@ -171,6 +171,10 @@ func TestMounts(t *testing.T) {
 	if err := os.WriteFile(big, make([]byte, 2<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	image := filepath.Join(dir, "image")
+	if err := os.WriteFile(image, append(make([]byte, ext4MagicAt), 0x53, 0xEF), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	socket := filepath.Join(shortdir.New(t), "s")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
@@ -197,6 +201,11 @@ func TestMounts(t *testing.T) {
 		{name: "socket", mount: specs.Mount{Destination: "/agent", Type: "bind", Source: socket, Options: []string{"rbind", "ro"}}, guest: api.SocketMount},
 		{name: "socket by its type", mount: specs.Mount{Destination: "/agent", Type: "uds", Source: socket}, guest: api.SocketMount},
 		{name: "no socket", mount: specs.Mount{Destination: "/agent", Type: "uds", Source: file}, err: "is no socket", class: errdefs.IsInvalidArgument},
+		{name: "image", mount: specs.Mount{Destination: "/x", Type: "ext4", Source: image, Options: []string{"rw", "noatime"}}, guest: api.DiskMount},
+		{name: "no image", mount: specs.Mount{Destination: "/x", Type: "ext4", Source: file}, err: "mount the image " + file + " at /x: it has no ext4 file system", class: errdefs.IsInvalidArgument},
+		{name: "a directory as an image", mount: specs.Mount{Destination: "/x", Type: "ext4", Source: dir}, err: "is no image file", class: errdefs.IsNotImplemented},
+		{name: "no file", mount: specs.Mount{Destination: "/x", Type: "ext4", Source: "/nowhere/at/all"}, err: "mount source of /x", class: errdefs.IsInvalidArgument},
+		{name: "ext4's own option", mount: specs.Mount{Destination: "/x", Type: "ext4", Source: image, Options: []string{"data=journal"}}, err: `option "data=journal"`, class: errdefs.IsNotImplemented},
 		{name: "device", mount: specs.Mount{Destination: "/dev/x", Type: "bind", Source: "/dev/null", Options: []string{"ro"}}, err: "special file /dev/null", class: errdefs.IsNotImplemented},
 		{name: "missing source", mount: specs.Mount{Destination: "/x", Type: "bind", Source: "/nowhere/at/all"}, err: "mount source of /x", class: errdefs.IsInvalidArgument},
 		{name: "relative source", mount: specs.Mount{Destination: "/x", Type: "bind", Source: "y"}, err: "not an absolute path", class: errdefs.IsInvalidArgument},
@@ -219,7 +228,7 @@ func TestMounts(t *testing.T) {
 			switch {
 			case tc.file != nil && (len(p.Files) != 1 || p.Files[0] != *tc.file || len(got) != 0):
 				t.Errorf("files %v, mounts %v; want the file %v", p.Files, got, *tc.file)
-			case tc.guest != "" && (len(got) != 1 || got[0].Type != tc.guest || got[0].Source != tc.guest && tc.guest != "virtiofs" && tc.guest != api.SocketMount):
+			case tc.guest != "" && (len(got) != 1 || got[0].Type != tc.guest || got[0].Source != tc.guest && tc.guest != "virtiofs" && tc.guest != api.SocketMount && tc.guest != api.DiskMount):
 				t.Errorf("mounts %v, want one of %s", got, tc.guest)
 			}
 		})
