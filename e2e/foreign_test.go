@@ -60,7 +60,7 @@ func TestSpecOfAClientOnMacOS(t *testing.T) {
 	const show = `
 for m in /proc /dev /dev/pts /dev/shm /dev/mqueue /sys /run; do mountpoint -q $m && echo $m; done | xargs
 grep ^CapBnd /proc/self/status | cut -f2; ulimit -n; head -c1 /proc/kcore | wc -c; cat /proc/1/comm
-touch /proc/sys/kernel/domainname 2>/dev/null && echo writable; ls /dev | xargs; ls -d /sys/class/net/* | grep -v dummy | xargs -n1 basename | xargs
+touch /proc/sys/kernel/domainname 2>/dev/null && echo writable; ls /dev | grep -vx core | xargs; ls -d /sys/class/net/* | grep -v dummy | xargs -n1 basename | xargs
 hostname; grep -c "$(hostname)" /etc/hosts; cat /etc/hostname; cut -c1-10 /etc/resolv.conf | head -n1; cat /data/file; id -u`
 	dir := s.Dir + "/home"
 	if err := os.WriteFile(dir+"/file", []byte("of the host\n"), 0o644); err != nil {

@@ -139,7 +139,14 @@ func TestDirectorySnapshotsKeepWhatIsWritten(t *testing.T) {
 			if left := mountsOf(t, s.Dir); len(left) > 0 {
 				t.Errorf("mounts after the shim was killed: %q", left)
 			}
-			must(t, s.Ctr(t.Context(), "task", "start", "--fifo-dir", s.Dir+"/fifo", "--detach", id))
+			// A task that containerd is about to remove is not in its list, and still in the way.
+			waitFor(t, "room for the third start", func() bool {
+				r := do(t, s.Ctr(t.Context(), "task", "start", "--fifo-dir", s.Dir+"/fifo", "--detach", id))
+				if r.code != 0 && !strings.Contains(r.stderr, "already exists") {
+					t.Fatal(r)
+				}
+				return r.code == 0
+			})
 			waitFor(t, "the third start", exists("/srv/again"))
 		})
 	}
