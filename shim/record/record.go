@@ -16,9 +16,9 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/applevm/applevm/internal/unixsocket"
 	"github.com/applevm/applevm/network/lan"
 	"github.com/applevm/applevm/network/tapns"
-	"github.com/applevm/applevm/shim/sockets"
 )
 
 const (
@@ -133,7 +133,7 @@ func Clean(ctx context.Context, bundle string) (Record, error) {
 		err = errors.Join(err, tapns.Undo(r.NetNS))
 	}
 	for _, path := range r.Sockets {
-		_ = sockets.RemoveStale(path) // what others have put there stays
+		_ = unixsocket.RemoveStale(path) // what others have put there stays
 	}
 	return r, errors.Join(killErr, err)
 }

@@ -5,15 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/applevm/applevm/guest/api"
 	"github.com/applevm/applevm/guest/stream"
 	"github.com/applevm/applevm/internal/accept"
+	"github.com/applevm/applevm/internal/unixsocket"
 )
 
 // Publication is a socket of the container that appears on the host.
@@ -59,7 +58,13 @@ func target(container, path string) []byte {
 }
 
 func listen(path string) (*net.UnixListener, error) {
-	if err := RemoveStale(path); err != nil {
+	err := unixsocket.RemoveStale(path)
+	switch {
+	case errors.Is(err, unixsocket.ErrNotSocket):
+		return nil, fmt.Errorf("%w: choose another path, or remove it", err)
+	case errors.Is(err, unixsocket.ErrServed):
+		return nil, fmt.Errorf("%w: choose another path, or end it", err)
+	case err != nil:
 		return nil, err
 	}
 	// Until the mode is set, the shim's umask keeps others from it: to connect takes the
@@ -73,27 +78,6 @@ func listen(path string) (*net.UnixListener, error) {
 	}
 	l.SetUnlinkOnClose(false) // it may be another's by then
 	return l, nil
-}
-
-// RemoveStale removes a socket that nobody serves any more. Anything else that is there is
-// an error.
-func RemoveStale(path string) error {
-	st, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if st.Mode()&fs.ModeSocket == 0 {
-		return errors.New("there is a file that is no socket: choose another path, or remove it")
-	}
-	c, err := net.DialTimeout("unix", path, time.Second)
-	if err == nil {
-		_ = c.Close()
-		return errors.New("another program serves a socket there: choose another path, or end it")
-	}
-	return os.Remove(path)
 }
 
 // Serve carries clients to the container, with connections that dial makes to a vsock port of
@@ -139,7 +123,7 @@ func (p *Published) Close() {
 	p.cancel()
 	for _, l := range p.listeners {
 		_ = l.Close()
-		_ = RemoveStale(l.Addr().String())
+		_ = unixsocket.RemoveStale(l.Addr().String())
 	}
 	p.wg.Wait()
 }

@@ -3,18 +3,14 @@ package daemon
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
-	"syscall"
-	"time"
 
 	"github.com/containerd/errdefs"
-)
 
-// dialTimeout bounds the question whether somebody serves a socket.
-const dialTimeout = 2 * time.Second
+	"github.com/applevm/applevm/internal/unixsocket"
+)
 
 // listen makes the unix socket at path, for this user alone, and its directory
 // if that does not exist. A socket that nobody serves any more is replaced; one
@@ -51,22 +47,12 @@ func listen(path string) (net.Listener, error) {
 
 // removeStale removes the socket at path if nobody serves it.
 func removeStale(path string) error {
-	st, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if st.Mode().Type() != fs.ModeSocket {
+	err := unixsocket.RemoveStale(path)
+	switch {
+	case errors.Is(err, unixsocket.ErrNotSocket):
 		return fmt.Errorf("%s exists and is not a socket, remove it or choose another address: %w", path, errdefs.ErrUnavailable)
-	}
-	conn, err := net.DialTimeout("unix", path, dialTimeout)
-	if err == nil {
-		conn.Close()
-	}
-	if !errors.Is(err, syscall.ECONNREFUSED) {
+	case errors.Is(err, unixsocket.ErrServed):
 		return fmt.Errorf("another process serves %s, stop it or choose another address: %w", path, errdefs.ErrUnavailable)
 	}
-	return os.Remove(path)
+	return err
 }
