@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/applevm/applevm/e2e/stack"
+	"github.com/applevm/applevm/internal/accept"
 )
 
 // socketServer answers each client, when that has ended its half, with its name and what the
@@ -43,19 +44,13 @@ func TestSockets(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = l.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer c.Close()
-					b, _ := io.ReadAll(c)
-					_, _ = io.WriteString(c, "host: "+string(b))
-				}()
-			}
-		}()
+		go accept.All(t.Context(), l, func(c net.Conn) {
+			go func() {
+				defer c.Close()
+				b, _ := io.ReadAll(c)
+				_, _ = io.WriteString(c, "host: "+string(b))
+			}()
+		})
 		return l
 	}
 	l := serve()

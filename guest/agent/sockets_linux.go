@@ -103,19 +103,8 @@ func (c *container) listenSocket(s socketMount, path string) error {
 	if err := errors.Join(os.Chown(path, uid, gid), os.Chmod(path, s.mode)); err != nil {
 		return err
 	}
-	c.sockets.wg.Go(func() {
-		accept.All(c.sockets.ctx, l, func(client net.Conn) {
-			select {
-			case c.sockets.slots <- struct{}{}:
-				c.sockets.wg.Go(func() {
-					defer func() { <-c.sockets.slots }()
-					defer func() { _ = client.Close() }()
-					c.carrySocket(client.(*net.UnixConn), s.number)
-				})
-			default:
-				_ = client.Close()
-			}
-		})
+	accept.Bounded(c.sockets.ctx, &c.sockets.wg, l, c.sockets.slots, func(client net.Conn) {
+		c.carrySocket(client.(*net.UnixConn), s.number)
 	})
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -36,4 +37,24 @@ func All(ctx context.Context, l net.Listener, serve func(net.Conn)) {
 		}
 		serve(c)
 	}
+}
+
+// Bounded begins to call serve with each connection that l accepts, in goroutines of wg's, as
+// many at a time as slots has room for; there is none for the others, which are closed. It
+// closes each connection when serve returns, and l as All does.
+func Bounded(ctx context.Context, wg *sync.WaitGroup, l net.Listener, slots chan struct{}, serve func(net.Conn)) {
+	wg.Go(func() {
+		All(ctx, l, func(c net.Conn) {
+			select {
+			case slots <- struct{}{}:
+				wg.Go(func() {
+					defer func() { <-slots }()
+					defer func() { _ = c.Close() }()
+					serve(c)
+				})
+			default:
+				_ = c.Close()
+			}
+		})
+	})
 }

@@ -85,20 +85,7 @@ func listen(path string) (*net.UnixListener, error) {
 func (p *Published) Serve(dial func(context.Context, uint32) (net.Conn, error)) {
 	p.dial = dial
 	for i, l := range p.listeners {
-		p.wg.Go(func() {
-			accept.All(p.ctx, l, func(client net.Conn) {
-				select {
-				case p.slots <- struct{}{}:
-					p.wg.Go(func() {
-						defer func() { <-p.slots }()
-						defer func() { _ = client.Close() }()
-						p.carry(client.(*net.UnixConn), p.targets[i])
-					})
-				default:
-					_ = client.Close()
-				}
-			})
-		})
+		accept.Bounded(p.ctx, &p.wg, l, p.slots, func(client net.Conn) { p.carry(client.(*net.UnixConn), p.targets[i]) })
 	}
 }
 

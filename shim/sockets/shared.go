@@ -62,21 +62,8 @@ func Share(ctx context.Context, paths []string, max int) (*Shared, error) {
 
 // Serve begins to take the guest's connections, until l ends or Close, which closes it.
 func (s *Shared) Serve(l net.Listener) {
-	s.wg.Go(func() {
-		defer context.AfterFunc(s.ctx, func() { _ = l.Close() })()
-		accept.All(s.ctx, l, func(guest net.Conn) {
-			select {
-			case s.slots <- struct{}{}:
-				s.wg.Go(func() {
-					defer func() { <-s.slots }()
-					defer func() { _ = guest.Close() }()
-					s.carry(guest)
-				})
-			default:
-				_ = guest.Close()
-			}
-		})
-	})
+	context.AfterFunc(s.ctx, func() { _ = l.Close() })
+	accept.Bounded(s.ctx, &s.wg, l, s.slots, s.carry)
 }
 
 // carry connects the guest to the socket that its first frame names.

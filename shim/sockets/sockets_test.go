@@ -17,6 +17,7 @@ import (
 
 	"github.com/applevm/applevm/guest/api"
 	"github.com/applevm/applevm/guest/stream"
+	"github.com/applevm/applevm/internal/accept"
 	"github.com/applevm/applevm/internal/shortdir"
 )
 
@@ -30,18 +31,10 @@ func must(t *testing.T, errs ...error) {
 }
 
 // shout answers with what it has read, in capitals, when the client has ended its half.
-func shout(l net.Listener) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer c.Close()
-			b, _ := io.ReadAll(c)
-			_, _ = c.Write(bytes.ToUpper(b))
-		}()
-	}
+func shout(c net.Conn) {
+	defer c.Close()
+	b, _ := io.ReadAll(c)
+	_, _ = c.Write(bytes.ToUpper(b))
 }
 
 func listenAt(t *testing.T, path string) net.Listener {
@@ -49,7 +42,7 @@ func listenAt(t *testing.T, path string) net.Listener {
 	l, err := net.Listen("unix", path)
 	must(t, err)
 	t.Cleanup(func() { _ = l.Close() })
-	go shout(l)
+	go accept.All(t.Context(), l, func(c net.Conn) { go shout(c) })
 	return l
 }
 
@@ -119,6 +112,7 @@ func TestShared(t *testing.T) {
 		t.Errorf("a socket made anew: %q, %v", got, err)
 	}
 	// More connections than may be are closed; when those end there is room again.
+	waitFor(t, "the end of all before", func() bool { return len(s.slots) == 0 })
 	var held []net.Conn
 	for range 4 {
 		c, err := net.Dial("unix", filepath.Join(dir, "vsock"))
