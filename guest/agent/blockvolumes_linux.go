@@ -27,11 +27,10 @@ func (c *container) mountDisks(ctx context.Context, spec *specs.Spec) error {
 			}
 			c.disks = append(c.disks, id)
 			if !readOnly {
-				c.volumeFreezers = append(c.volumeFreezers, newFreezer(path))
+				c.freezers = append(c.freezers, newFreezer(path))
 			}
 		}
-		m.Type, m.Source = "bind", path
-		m.Options = append([]string{"rbind"}, m.Options...)
+		makeBind(m, path)
 	}
 	return nil
 }

@@ -42,17 +42,14 @@ type container struct {
 	updateMu  sync.Mutex            // one update at a time
 	resources *specs.LinuxResources // in force
 
-	pauseMu sync.Mutex // one pause or resume at a time
-	freezer *freezer   // of the file system that takes its changes; nil if it has none
-	syncer  *freezer   // of the directories that the host shares; nil if there are none
-	shares  []string   // where those are mounted that the spec mounts
-
-	files          files      // that were made for it
-	volumes        []volume   // that may be new
-	volumeFreezers []*freezer // of the disks that the spec mounts and that may be written
-
-	disks   []string // IDs of those that the spec mounts
-	sockets *sockets // of the host; nil if there are none
+	pauseMu  sync.Mutex // one pause or resume at a time
+	freezers []*freezer // of the disks that it may write to: that of its changes, and those that the spec mounts
+	syncer   *freezer   // of the directories that the host shares; nil if there are none
+	disks    []string   // IDs of those that the spec mounts
+	shares   []string   // where those are mounted that the spec mounts
+	volumes  []volume   // that may be new
+	sockets  *sockets   // of the host; nil if there are none
+	files    files      // that were made for it
 
 	mu        sync.Mutex
 	execs     map[string]*process
@@ -152,7 +149,7 @@ func (c *container) prepare(ctx context.Context, spec *specs.Spec, opts *guestv1
 	}
 	c.rootfs = fs
 	if fs.changes != "" {
-		c.freezer = newFreezer(fs.changes)
+		c.freezers = append(c.freezers, newFreezer(fs.changes))
 	}
 	if err := c.mountDisks(ctx, spec); err != nil {
 		return nil, err

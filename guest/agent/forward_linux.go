@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"path"
 	"strconv"
 	"strings"
 	"time"
@@ -106,18 +105,7 @@ func (a *Agent) dialUnix(length int, rest io.Reader) (stream.Duplex, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.init.mu.Lock()
-	pid := c.init.pid
-	c.init.mu.Unlock()
-	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = unix.Close(root) }()
-	fd, err := unix.Openat2(root, path.Clean("/"+name), &unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
+	fd, err := resolveIn(c.root(), name, unix.O_PATH)
 	if err != nil {
 		return nil, err
 	}

@@ -86,10 +86,11 @@ func (c *container) freeze(timeout time.Duration) error {
 
 func (c *container) eachFreezer(do func(*freezer) error) error {
 	var errs []error
-	for _, f := range append([]*freezer{c.syncer, c.freezer}, c.volumeFreezers...) {
-		if f != nil {
-			errs = append(errs, do(f))
-		}
+	if c.syncer != nil {
+		errs = append(errs, do(c.syncer))
+	}
+	for _, f := range c.freezers {
+		errs = append(errs, do(f))
 	}
 	return errors.Join(errs...)
 }

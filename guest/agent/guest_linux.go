@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -125,10 +126,5 @@ func (c *container) shutdown(ctx context.Context, grace time.Duration, leaveClea
 
 // isClean reports whether an ended container's disks are as after an unmount.
 func (c *container) isClean() bool {
-	for _, f := range append([]*freezer{c.freezer}, c.volumeFreezers...) {
-		if f != nil && !f.isFrozen() {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(c.freezers, func(f *freezer) bool { return !f.isFrozen() })
 }

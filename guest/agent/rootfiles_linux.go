@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -37,19 +38,23 @@ func (s *filesService) File(ctx context.Context, req *guestv1.FileRequest) (*gue
 	}
 	defer func() { <-s.turns }()
 	// A change would wait until the file system is thawed, and hold up what thaws it.
-	if rootfiles.Changes(req) && c.freezer != nil && c.freezer.isFrozen() {
+	if rootfiles.Changes(req) && slices.ContainsFunc(c.freezers, (*freezer).isFrozen) {
 		return &guestv1.FileResponse{Errno: uint32(unix.EBUSY)}, nil
 	}
 	if c.init.hasExited() {
 		return nil, fmt.Errorf("container %q has ended: %w", c.id, errdefs.ErrFailedPrecondition)
 	}
-	c.init.mu.Lock()
-	pid := c.init.pid
-	c.init.mu.Unlock()
-	root, err := unix.Open(fmt.Sprintf("/proc/%d/root", pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	root, err := unix.Open(c.root(), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("container %q: its root directory: %w: %w", c.id, err, errdefs.ErrFailedPrecondition)
 	}
 	defer func() { _ = unix.Close(root) }()
 	return rootfiles.Do(root, req), nil
+}
+
+// root is the root directory that the container's first process sees, mounts included.
+func (c *container) root() string {
+	c.init.mu.Lock()
+	defer c.init.mu.Unlock()
+	return fmt.Sprintf("/proc/%d/root", c.init.pid)
 }

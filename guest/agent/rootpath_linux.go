@@ -9,22 +9,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openIn opens the regular file at name as a process whose root directory is
-// root would see it: symlinks in the path, which the image may have made
-// hostile, cannot lead out of root, and a FIFO or device is never opened.
-func openIn(root, name string) (*os.File, error) {
+// resolveIn opens the file at name as a process whose root directory is root would
+// see it: symlinks in the path, which the image may have made hostile, cannot lead
+// out of root. Without O_PATH or O_DIRECTORY among the flags it would open FIFOs and
+// devices, too.
+func resolveIn(root, name string, flags uint64) (int, error) {
 	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: root, Err: err}
+		return -1, &os.PathError{Op: "open", Path: root, Err: err}
 	}
 	defer func() { _ = unix.Close(dir) }()
-	how := unix.OpenHow{
-		Flags:   unix.O_PATH | unix.O_CLOEXEC,
+	fd, err := unix.Openat2(dir, path.Clean("/"+name), &unix.OpenHow{
+		Flags:   flags | unix.O_CLOEXEC,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	}
-	fd, err := unix.Openat2(dir, path.Clean("/"+name), &how)
+	})
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+		return -1, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return fd, nil
+}
+
+// openIn opens the regular file at name in root (resolveIn), never a FIFO or device.
+func openIn(root, name string) (*os.File, error) {
+	fd, err := resolveIn(root, name, unix.O_PATH)
+	if err != nil {
+		return nil, err
 	}
 	defer func() { _ = unix.Close(fd) }()
 	var st unix.Stat_t

@@ -48,16 +48,21 @@ func (c *container) mountShares(spec *specs.Spec) error {
 			}
 			c.shares = append(c.shares, target)
 		}
-		m.Type, m.Source = "bind", filepath.Join(target, file)
+		makeBind(m, filepath.Join(target, file))
 		if copyUp {
 			c.volumes = append(c.volumes, volume{m.Source, m.Destination})
 		}
-		m.Options = append([]string{"rbind"}, slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "bind" || o == "rbind" })...)
 	}
 	if synced = append(synced, c.shares...); len(synced) > 0 {
 		c.syncer = newSyncer(synced)
 	}
 	return nil
+}
+
+// makeBind makes a mount one of what is at path in the machine, with all that is mounted below.
+func makeBind(m *specs.Mount, path string) {
+	m.Type, m.Source = "bind", path
+	m.Options = append([]string{"rbind"}, slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "bind" || o == "rbind" })...)
 }
 
 // unmountShares undoes mountShares. It may be repeated after a failure.

@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -80,8 +79,7 @@ func (c *container) mountSockets(spec *specs.Spec) error {
 				return err
 			}
 		}
-		m.Type, m.Source = "bind", path
-		m.Options = append([]string{"rbind"}, slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return o == "bind" || o == "rbind" })...)
+		makeBind(m, path)
 	}
 	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 
 	"github.com/containerd/continuity/fs"
@@ -21,7 +20,7 @@ func (v volume) fill(root string) (err error) {
 	if err != nil || len(there) > 0 {
 		return err
 	}
-	fd, err := openDirIn(root, v.destination)
+	fd, err := resolveIn(root, v.destination, unix.O_RDONLY|unix.O_DIRECTORY)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
@@ -42,17 +41,4 @@ func (v volume) fill(root string) (err error) {
 	}()
 	// Labels of security modules are the machine's.
 	return fs.CopyDir(v.dir, fmt.Sprintf("/proc/self/fd/%d/.", fd), fs.WithAllowXAttrErrors())
-}
-
-// openDirIn opens a directory of a root file system, as its path is there.
-func openDirIn(root, name string) (int, error) {
-	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1, err
-	}
-	defer func() { _ = unix.Close(dir) }()
-	return unix.Openat2(dir, path.Clean("/"+name), &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
 }
