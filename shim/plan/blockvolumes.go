@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -24,12 +23,9 @@ var volumeOptions = []string{"ro", "rw", "rro", "nodev", "dev", "nosuid", "suid"
 // block attaches an ext4 image as a disk of its own. The virtual machine monitor locks the
 // image as long as it runs: it has one writer, or readers.
 func (out *mounted) block(m specs.Mount, dest string, stat func(string) (fs.FileInfo, error)) error {
-	if !filepath.IsAbs(m.Source) {
-		return invalid("mount source %q of %s is not an absolute path", m.Source, dest)
-	}
-	st, err := stat(m.Source)
+	st, err := mountSource(m, dest, stat)
 	if err != nil {
-		return invalid("mount source of %s: %w", dest, err)
+		return err
 	}
 	if !st.Mode().IsRegular() {
 		return unsupported("mounting %s at %s as ext4 is not implemented: it is no image file", m.Source, dest)
@@ -42,7 +38,7 @@ func (out *mounted) block(m specs.Mount, dest string, stat func(string) (fs.File
 	if err := checkExt4(m.Source); err != nil {
 		return invalid("mount the image %s at %s: %w", m.Source, dest, err)
 	}
-	readOnly := slices.Contains(m.Options, "ro") || slices.Contains(m.Options, "rro")
+	readOnly := isReadOnly(m)
 	path := filepath.Clean(m.Source)
 	i := slices.IndexFunc(out.disks, func(d vmm.Disk) bool { return d.Path == path })
 	if i < 0 {
@@ -55,8 +51,7 @@ func (out *mounted) block(m specs.Mount, dest string, stat func(string) (fs.File
 	if readOnly {
 		source += api.DiskReadOnly
 	}
-	options := slices.DeleteFunc(slices.Clone(m.Options), func(o string) bool { return strings.HasSuffix(o, "bind") })
-	out.guest = append(out.guest, specs.Mount{Destination: dest, Type: api.DiskMount, Source: source, Options: options})
+	out.guest = append(out.guest, specs.Mount{Destination: dest, Type: api.DiskMount, Source: source, Options: m.Options})
 	return nil
 }
 

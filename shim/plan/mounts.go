@@ -76,15 +76,28 @@ func mounts(list []specs.Mount, volumes map[string]bool, in Input) (mounted, err
 	return out, nil
 }
 
-// bind shares a directory or a file, or has a file copied that is made for the
-// container. fresh says that it is a new volume.
-func (out *mounted) bind(m specs.Mount, dest string, fresh bool, stat func(string) (fs.FileInfo, error)) error {
+// mountSource looks at what is to be mounted at dest.
+func mountSource(m specs.Mount, dest string, stat func(string) (fs.FileInfo, error)) (fs.FileInfo, error) {
 	if !filepath.IsAbs(m.Source) {
-		return invalid("mount source %q of %s is not an absolute path", m.Source, dest)
+		return nil, invalid("mount source %q of %s is not an absolute path", m.Source, dest)
 	}
 	st, err := stat(m.Source)
 	if err != nil {
-		return invalid("mount source of %s: %w", dest, err)
+		return nil, invalid("mount source of %s: %w", dest, err)
+	}
+	return st, nil
+}
+
+func isReadOnly(m specs.Mount) bool {
+	return slices.Contains(m.Options, "ro") || slices.Contains(m.Options, "rro")
+}
+
+// bind shares a directory or a file, or has a file copied that is made for the
+// container. fresh says that it is a new volume.
+func (out *mounted) bind(m specs.Mount, dest string, fresh bool, stat func(string) (fs.FileInfo, error)) error {
+	st, err := mountSource(m, dest, stat)
+	if err != nil {
+		return err
 	}
 	if st.Mode()&fs.ModeSocket != 0 {
 		return out.socket(m, dest, st)
@@ -92,7 +105,7 @@ func (out *mounted) bind(m specs.Mount, dest string, fresh bool, stat func(strin
 	if m.Type == "uds" {
 		return invalid("mount source %s of %s is no socket", m.Source, dest)
 	}
-	readOnly := slices.Contains(m.Options, "ro") || slices.Contains(m.Options, "rro")
+	readOnly := isReadOnly(m)
 	if st.IsDir() {
 		options := m.Options
 		if fresh && !readOnly {

@@ -29,11 +29,7 @@ func (c *container) keepClock() {
 		return now, err
 	})
 	c.clock = k
-	ctx, cancel := context.WithCancel(c.ctx)
-	go func() {
-		<-c.machine.Done()
-		cancel()
-	}()
+	ctx := c.machineContext()
 	// Where the system does not tell, Run finds out by a look at the host's clocks.
 	if err := wake.Notify(ctx, k.Check); err != nil && !errdefs.IsNotImplemented(err) {
 		log.G(c.ctx).WithError(err).Debug("the clock is looked at a second later after a sleep")

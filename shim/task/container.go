@@ -339,6 +339,16 @@ func (c *container) destroy(ctx context.Context) {
 	})
 }
 
+// machineContext returns a context that ends with the machine.
+func (c *container) machineContext() context.Context {
+	ctx, cancel := context.WithCancel(c.ctx)
+	go func() {
+		<-c.machine.Done()
+		cancel()
+	}()
+	return ctx
+}
+
 // save changes the container's record on disk.
 func (c *container) save(change func(*record.Record)) error {
 	c.mu.Lock()

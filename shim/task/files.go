@@ -31,15 +31,7 @@ func (c *container) followFiles(p *plan.Plan) {
 	for _, f := range p.Container.GetFiles() {
 		content[f.GetPath()] = f.GetContent()
 	}
-	ctx, cancel := context.WithCancel(c.ctx)
-	defer cancel()
-	go func() {
-		select {
-		case <-c.machine.Done():
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
+	ctx := c.machineContext()
 	livefiles.Follow(ctx, paths, func(path string) {
 		for _, f := range files[path] {
 			b, _, err := p.ReadFile(f)
