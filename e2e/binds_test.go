@@ -37,12 +37,8 @@ func TestBindMountsOfDirectories(t *testing.T) {
 	if err := os.Symlink("../secret", filepath.Join(top, "rw/out")); err != nil {
 		t.Fatal(err)
 	}
-	if os.Getuid() == 0 {
-		for _, p := range []string{"", "rw", "rw/from-host", "ro", "ro/from-host"} {
-			if err := os.Chown(filepath.Join(top, p), 65534, 65534); err != nil {
-				t.Fatal(err)
-			}
-		}
+	for _, p := range []string{"", "rw", "rw/from-host", "ro", "ro/from-host"} {
+		giveToUser(t, filepath.Join(top, p))
 	}
 	var args []string
 	args = append(args, "--rm")

@@ -9,29 +9,16 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
-	"github.com/applevm/applevm/e2e/stack"
 )
 
 // A container has an ext4 image as a disk of its own. What it was told to be stored is there
 // after it was killed, and nobody else can write to it meanwhile.
 func TestBlockVolume(t *testing.T) {
 	s := userStack(t)
-	dir := filepath.Join(s.Dir, "tmp", "bv")
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	image, acks := filepath.Join(dir, "v.img"), filepath.Join(dir, "acks")
-	for _, d := range []string{dir, acks} {
-		if err := os.Mkdir(d, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chown(d, stack.Nobody, stack.Nobody); err != nil {
-			t.Fatal(err)
-		}
-	}
+	dir, acks := userDir(t, s, "bv"), userDir(t, s, "acks")
+	image := filepath.Join(dir, "v.img")
 	must(t, exec.Command(filepath.Join(s.Dir, "bin", "applevm-snapshotter"), "volume", image, "8G"))
-	if err := os.Chown(image, stack.Nobody, stack.Nobody); err != nil {
-		t.Fatal(err)
-	}
+	giveToUser(t, image)
 	mount := func(options string) []string {
 		return []string{"--mount", "type=ext4,src=" + image + ",dst=/var/lib/data,options=" + options}
 	}

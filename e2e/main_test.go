@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -227,5 +228,28 @@ func remove(t *testing.T, s *stack.Stack, id string) {
 	}
 	if slices.Contains(strings.Fields(must(t, s.Ctr(ctx, "container", "list", "-q"))), id) {
 		t.Errorf("container %s is still there", id)
+	}
+}
+
+// userDir is a new directory of the user who runs userStack, for containers to share.
+func userDir(t *testing.T, s *stack.Stack, name string) string {
+	t.Helper()
+	dir := filepath.Join(s.Dir, "tmp", name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	giveToUser(t, dir)
+	return dir
+}
+
+// giveToUser gives a file to that user, who without root is the test's own.
+func giveToUser(t *testing.T, path string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		return
+	}
+	if err := os.Chown(path, stack.Nobody, stack.Nobody); err != nil {
+		t.Fatal(err)
 	}
 }

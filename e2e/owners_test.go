@@ -16,19 +16,11 @@ import (
 // databases and package managers do, and find it so later. On the host all is the user's.
 func TestOwnersOfAnOrdinaryUsersFiles(t *testing.T) {
 	s := userStack(t)
-	dir := filepath.Join(s.Dir, "tmp", "owners")
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	dir := userDir(t, s, "owners")
 	if err := os.WriteFile(filepath.Join(dir, "from-host"), []byte("hello\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range []string{dir, filepath.Join(dir, "from-host")} {
-		if err := os.Chown(p, stack.Nobody, stack.Nobody); err != nil {
-			t.Fatal(err)
-		}
-	}
+	giveToUser(t, filepath.Join(dir, "from-host"))
 	run := func(script string) string {
 		t.Helper()
 		args := append([]string{"--rm"}, bindArg(dir, "/data")...)

@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/applevm/applevm/e2e/stack"
 	"github.com/applevm/applevm/internal/accept"
 )
 
@@ -29,20 +28,17 @@ print $c $ARGV[1]; $c->shutdown(1); print while <$c>`
 // agent's, and has one of its own published on the host.
 func TestSockets(t *testing.T) {
 	s := userStack(t)
-	dir := filepath.Join(s.Dir, "tmp", "so")
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := userDir(t, s, "so")
 	ours, published := filepath.Join(dir, "agent"), filepath.Join(dir, "app")
-	if err := errors.Join(os.Mkdir(dir, 0o755), os.Chown(dir, stack.Nobody, stack.Nobody)); err != nil {
-		t.Fatal(err)
-	}
 	serve := func() net.Listener {
 		l, err := net.Listen("unix", ours)
 		if err == nil {
-			err = errors.Join(os.Chown(ours, stack.Nobody, stack.Nobody), os.Chmod(ours, 0o600))
+			err = os.Chmod(ours, 0o600)
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
+		giveToUser(t, ours)
 		t.Cleanup(func() { _ = l.Close() })
 		go accept.All(t.Context(), l, func(c net.Conn) {
 			go func() {

@@ -1,26 +1,13 @@
 package e2e
 
-import (
-	"os"
-	"path/filepath"
-	"testing"
-
-	"github.com/applevm/applevm/e2e/stack"
-)
+import "testing"
 
 // A new volume of nerdctl's is filled with what the image has in its place, in the machine:
 // without root, and without anything that shows nerdctl the image's files on the host. nerdctl
 // itself needs root, so here is what it asks for, asked by ctr.
 func TestNewVolumesAreFilledInTheMachine(t *testing.T) {
 	s := userStack(t)
-	dir := filepath.Join(s.Dir, "tmp", "volume")
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chown(dir, stack.Nobody, stack.Nobody); err != nil {
-		t.Fatal(err)
-	}
+	dir := userDir(t, s, "volume")
 	args := append([]string{"--rm", "--annotation", `nerdctl/mounts.0={"Type":"volume","Source":"` + dir + `","Destination":"/var/cache","RW":true}`}, bindArg(dir, "/var/cache")...)
 	run := func(script string) string {
 		t.Helper()
