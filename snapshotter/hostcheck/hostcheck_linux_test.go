@@ -43,6 +43,7 @@ type containerd struct {
 func (c *containerd) Version(ctx context.Context, _ *emptypb.Empty) (*versionapi.VersionResponse, error) {
 	if c.hang {
 		<-ctx.Done()
+		return nil, ctx.Err()
 	}
 	return &versionapi.VersionResponse{Version: c.version}, nil
 }
