@@ -47,6 +47,8 @@ type Machine struct {
 	MemoryMiB int64 `toml:"memory_mib" comment:"The guest's memory in MiB, at least 128."`
 	// BootTimeout bounds the time from the VMM's start to the agent's call.
 	BootTimeout Duration `toml:"boot_timeout" comment:"How long a guest may take from the VMM's start to the agent's call."`
+	// FileEvents says that processes which watch files of the host hear what the host does to them.
+	FileEvents bool `toml:"file_events" comment:"Processes that watch files of the host (inotify) hear what the host does to them."`
 }
 
 // Network modes.
@@ -119,6 +121,7 @@ func Default() Config {
 			Driver:      defaultDriver,
 			MemoryMiB:   512,
 			BootTimeout: Duration(60 * time.Second),
+			FileEvents:  true,
 		},
 		Network: Network{
 			Default:        NetworkUser,

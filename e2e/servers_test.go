@@ -14,14 +14,14 @@ import (
 	"github.com/applevm/applevm/e2e/stack"
 )
 
-// importServers gives a stack the image of real servers.
-func importServers(t *testing.T, s *stack.Stack) {
+// importImage gives a stack an image that archive makes or finds.
+func importImage(t *testing.T, s *stack.Stack, archive func(context.Context) (string, error)) {
 	t.Helper()
-	archive, err := images.Servers(t.Context())
+	file, err := archive(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Import(t.Context(), archive); err != nil {
+	if err := s.Import(t.Context(), file); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -35,7 +35,7 @@ func redisClient(host string) string {
 // host asks and which asks Redis's container by its name; all without privilege.
 func TestServersUnprivileged(t *testing.T) {
 	s := newStack(t, stack.Options{Unprivileged: true})
-	importServers(t, s)
+	importImage(t, s, images.Servers)
 	port := freePort(t)
 	run := func(id string, flags []string, cmd ...string) {
 		t.Helper()
@@ -70,7 +70,7 @@ func TestServersUnprivileged(t *testing.T) {
 // nerdctl's bridge.
 func TestComposeRedis(t *testing.T) {
 	s, _ := cniStack(t)
-	importServers(t, s)
+	importImage(t, s, images.Servers)
 	file := filepath.Join(t.TempDir(), "compose.yaml")
 	if err := os.WriteFile(file, []byte(`name: shop
 services:

@@ -96,6 +96,14 @@ func Servers(ctx context.Context) (string, error) {
 	return debian(ctx, "servers-bookworm.tar", ServersRef, "procps,nginx-light,redis-server,redis-tools")
 }
 
+// WatchersRef is the name of Watchers' image.
+const WatchersRef = "docker.io/library/watchers:bookworm"
+
+// Watchers is Debian's image with programs that watch files: Node.js and inotifywait.
+func Watchers(ctx context.Context) (string, error) {
+	return debian(ctx, "watchers-bookworm.tar", WatchersRef, "procps,nodejs,inotify-tools")
+}
+
 // debian makes an image with further packages.
 func debian(ctx context.Context, file, ref, packages string) (string, error) {
 	args := []string{

@@ -143,6 +143,8 @@ func (a *Agent) reserve(id string) (*container, error) {
 		dir:    filepath.Join(a.opts.Dir, containerDir, id),
 		lowers: filepath.Join(a.opts.Dir, lowerDir, fmt.Sprint(a.overlays)),
 		execs:  make(map[string]*process),
+		// One is enough to look.
+		appeared: make(chan struct{}, 1),
 	}
 	a.containers[id] = c
 	return c, nil

@@ -64,6 +64,22 @@ func (s *guestService) SetFile(_ context.Context, req *guestv1.SetFileRequest) (
 	return &guestv1.SetFileResponse{}, c.setFile(req.GetPath(), req.GetContent())
 }
 
+func (s *guestService) WaitWatches(ctx context.Context, req *guestv1.WaitWatchesRequest) (*guestv1.WaitWatchesResponse, error) {
+	c, err := s.container(req.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	return c.waitWatches(ctx, req.GetKnown())
+}
+
+func (s *guestService) RaiseFileEvents(_ context.Context, req *guestv1.RaiseFileEventsRequest) (*guestv1.RaiseFileEventsResponse, error) {
+	c, err := s.container(req.GetContainerId())
+	if err != nil {
+		return nil, err
+	}
+	return &guestv1.RaiseFileEventsResponse{}, c.raiseFileEvents(req)
+}
+
 // Shutdown ends all containers: SIGTERM, SIGKILL after grace (at once if that is
 // 0). Then it unmounts all disks and writes everything back. No container can be
 // made any more, not even if it fails.

@@ -47,6 +47,11 @@ func (c *container) mountShares(spec *specs.Spec) error {
 				return err
 			}
 			c.shares = append(c.shares, target)
+			s, err := newWatchableShare(tag, target)
+			if err != nil {
+				return err
+			}
+			c.watchable = append(c.watchable, s)
 		}
 		makeBind(m, filepath.Join(target, file))
 		if copyUp {
@@ -67,6 +72,8 @@ func makeBind(m *specs.Mount, path string) {
 
 // unmountShares undoes mountShares. It may be repeated after a failure.
 func (c *container) unmountShares() error {
+	c.sharesMu.Lock()
+	defer c.sharesMu.Unlock()
 	for len(c.shares) > 0 {
 		if err := unix.Unmount(c.shares[0], 0); err != nil {
 			return fmt.Errorf("unmount a directory that the host shares: %w", err)

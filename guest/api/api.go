@@ -10,7 +10,7 @@ package api
 
 // Version of the contract. It changes when an agent of the previous version
 // could not serve the host any more.
-const Version = 7
+const Version = 8
 
 // vsock ports on the host (CID 2) that the agent dials.
 const (
@@ -91,6 +91,12 @@ const (
 	MaxSocketTarget = 4<<10 + 256
 	// MaxForwarded is how many connections the agent forwards at a time.
 	MaxForwarded = 1024
+	// MaxWatches is how many files one WaitWatchesResponse names.
+	MaxWatches = 128 << 10
+	// MaxFileEvents is how many events one RaiseFileEventsRequest has, MaxFileName the
+	// longest FileEvent.name, in bytes (NAME_MAX).
+	MaxFileEvents = 256
+	MaxFileName   = 255
 	// MaxFileData is the most, in bytes, that one FileRequest reads or writes.
 	MaxFileData = 256 << 10
 	// MaxFileEntries is the most entries of a directory in one FileResponse.

@@ -238,6 +238,12 @@ func (m *Machine) PID() int { return m.vm.PID() }
 // Streams takes the connections of the processes' stdio.
 func (m *Machine) Streams() *stdio.Hub { return m.streams }
 
+// ShareWatcher watches the files that the machine shares; nil if its driver cannot.
+func (m *Machine) ShareWatcher() vmm.ShareWatcher {
+	w, _ := m.vm.(vmm.ShareWatcher)
+	return w
+}
+
 // Dial connects to a vsock port of the guest.
 func (m *Machine) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	return m.vm.Dial(ctx, port)

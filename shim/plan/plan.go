@@ -92,6 +92,8 @@ type Plan struct {
 	PublishedSockets []sockets.Publication
 	// CopiesUp says that the guest fills volumes, which may take long.
 	CopiesUp bool
+	// FileEvents says that processes hear what the host does to files that they watch.
+	FileEvents bool
 	// Files are copied into the container when the hooks have run: some are
 	// written by them.
 	Files []File
@@ -152,6 +154,9 @@ func New(in Input) (*Plan, error) {
 	p.Machine.Shares = append(p.Machine.Shares, m.shares...)
 	p.Machine.Disks = append(p.Machine.Disks, m.disks...)
 	p.CopiesUp, p.Sockets = m.copiesUp, m.sockets
+	if p.FileEvents, err = fileEvents(spec.Annotations, m.guest, in.Machine.FileEvents); err != nil {
+		return nil, err
+	}
 	if p.PublishedSockets, err = publishedSockets(spec.Annotations); err != nil {
 		return nil, err
 	}

@@ -167,6 +167,9 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 	c.init.setInGuest(true)
 	go c.watchMemory()
 	go c.followFiles(p)
+	if p.FileEvents {
+		go c.followShares()
+	}
 	if p.Network.HostPorts {
 		c.portsGone.Go(func() { c.followPorts(cfg.Network.MaxConnections) })
 	}

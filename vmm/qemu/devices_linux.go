@@ -13,8 +13,9 @@ import (
 // devices are the devices that this process serves: vsock, and then the shares. A share
 // that another serves has no server here.
 type devices struct {
-	list   []servedDevice
-	report func(error)
+	list    []servedDevice
+	watcher *virtiofs.Watcher // of the shares
+	report  func(error)
 }
 
 type servedDevice struct {
@@ -36,6 +37,7 @@ func newDevices(vs *vsock.Device, shares []vmm.Share, other func(vmm.Share) (*os
 	if err := d.add(vs, nil); err != nil {
 		return nil, err
 	}
+	byTag := map[string]*virtiofs.Device{}
 	for _, s := range shares {
 		if other != nil {
 			theirs, err := other(s)
@@ -52,7 +54,9 @@ func newDevices(vs *vsock.Device, shares []vmm.Share, other func(vmm.Share) (*os
 		if err := d.add(files, files); err != nil {
 			return nil, errors.Join(err, files.Close())
 		}
+		byTag[s.Tag] = files
 	}
+	d.watcher = virtiofs.NewWatcher(byTag)
 	return d, nil
 }
 
@@ -113,6 +117,9 @@ func (d *devices) serve() {
 
 // close ends all servers and gives up the shares' files.
 func (d *devices) close() error {
+	if d.watcher != nil {
+		d.watcher.Close()
+	}
 	var errs []error
 	for _, s := range d.list {
 		if s.server == nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/applevm/applevm/vmm"
 	"github.com/applevm/applevm/vmm/internal/console"
 	"github.com/applevm/applevm/vmm/vhostuser"
+	"github.com/applevm/applevm/vmm/virtiofs"
 	"github.com/applevm/applevm/vmm/vsock"
 )
 
@@ -40,8 +41,9 @@ type machine struct {
 	asked   bool // Stop or Kill was called
 	cmd     *exec.Cmd
 	monitor *monitor
-	fault   error    // what the guest did to its vsock device or its shares
-	turn    *os.File // to boot, see takeTurn
+	watcher *virtiofs.Watcher // of the shares
+	fault   error             // what the guest did to its vsock device or its shares
+	turn    *os.File          // to boot, see takeTurn
 	err     error
 }
 
@@ -186,7 +188,7 @@ func (m *machine) launch(p plan) (*vhostuser.Server, error) {
 		_ = mon.close()
 		return nil, fmt.Errorf("start %s: %w", p.binary, err)
 	}
-	m.cmd, m.monitor, started = cmd, mon, true
+	m.cmd, m.monitor, m.watcher, started = cmd, mon, devs.watcher, true
 	devs.serve()
 	go func() {
 		err := cmd.Wait()

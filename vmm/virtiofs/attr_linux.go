@@ -5,10 +5,18 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/applevm/applevm/vmm"
 )
 
 // Lookup implements fuse.RawFileSystem.
 func (fs *fileSystem) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	switch what, ok := fs.pretence(h); {
+	case ok && what == vmm.ShareAppeared:
+		return fuse.ENOENT // as before it did
+	case ok && (what == vmm.ShareFileGone || what == vmm.ShareDirGone):
+		return fs.former(h.NodeId, name, what == vmm.ShareDirGone, out)
+	}
 	s := fs.inDir(h.NodeId, name, func(dir *node) error { return fs.enter(dir, name, out) })
 	if s == fuse.ENOENT {
 		// Node 0: the guest may remember that there is no such file.
@@ -67,9 +75,13 @@ func (fs *fileSystem) ino(d device, ino uint64) uint64 {
 
 // SetAttr implements fuse.RawFileSystem.
 func (fs *fileSystem) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
+	if fs.pretends(&in.InHeader, vmm.ShareChanged) {
+		return fs.refresh(in.NodeId, out)
+	}
 	if fs.readOnly {
 		return fuse.EROFS
 	}
+	defer fs.recent.file(in.NodeId)()
 	return fs.with(in.NodeId, func(n *node) error {
 		// The order matters: a new owner takes set-ID bits away, a new size sets
 		// the time.

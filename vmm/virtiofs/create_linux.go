@@ -5,6 +5,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/applevm/applevm/vmm"
 )
 
 const setIDs = unix.S_ISUID | unix.S_ISGID
@@ -33,6 +35,10 @@ func (fs *fileSystem) Symlink(_ <-chan struct{}, h *fuse.InHeader, target, name 
 
 // make makes a file and gives it to the guest, with the owner that it must have.
 func (fs *fileSystem) make(h *fuse.InHeader, name string, mode uint32, out *fuse.EntryOut, do func(dir *node) error) fuse.Status {
+	if fs.pretends(h, vmm.ShareAppeared) {
+		return fs.inDir(h.NodeId, name, func(dir *node) error { return fs.enter(dir, name, out) })
+	}
+	defer fs.recent.name(h.NodeId, name, true)()
 	return fs.change(h.NodeId, name, func(dir *node) error {
 		if err := again(func() error { return do(dir) }); err != nil {
 			return err
@@ -108,6 +114,7 @@ func hasDefaultACL(dir *node) bool {
 
 // Create implements fuse.RawFileSystem.
 func (fs *fileSystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
+	defer fs.recent.name(in.NodeId, name, true)()
 	return fs.change(in.NodeId, name, func(dir *node) error {
 		flags := int(in.Flags) & openFlags
 		fd, err := ignoringEINTR(func() (int, error) {
@@ -153,15 +160,21 @@ func (fs *fileSystem) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, 
 
 // Unlink implements fuse.RawFileSystem.
 func (fs *fileSystem) Unlink(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	return fs.change(h.NodeId, name, func(dir *node) error {
-		return again(func() error { return unix.Unlinkat(dir.fd, name, 0) })
-	})
+	return fs.remove(h, name, 0)
 }
 
 // Rmdir implements fuse.RawFileSystem.
 func (fs *fileSystem) Rmdir(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
+	return fs.remove(h, name, unix.AT_REMOVEDIR)
+}
+
+func (fs *fileSystem) remove(h *fuse.InHeader, name string, flags int) fuse.Status {
+	if fs.pretends(h, vmm.ShareAppeared, vmm.ShareFileGone, vmm.ShareDirGone) {
+		return fuse.OK
+	}
+	defer fs.recent.name(h.NodeId, name, false)()
 	return fs.change(h.NodeId, name, func(dir *node) error {
-		return again(func() error { return unix.Unlinkat(dir.fd, name, unix.AT_REMOVEDIR) })
+		return again(func() error { return unix.Unlinkat(dir.fd, name, flags) })
 	})
 }
 
@@ -170,6 +183,8 @@ func (fs *fileSystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, from, to stri
 	if in.Flags&^(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) != 0 {
 		return fuse.EINVAL
 	}
+	defer fs.recent.name(in.NodeId, from, in.Flags&unix.RENAME_EXCHANGE != 0)()
+	defer fs.recent.name(in.Newdir, to, true)()
 	return fs.change(in.NodeId, from, func(old *node) error {
 		return errno(fs.inDir(in.Newdir, to, func(dir *node) error {
 			if err := again(func() error { return unix.Renameat2(old.fd, from, dir.fd, to, uint(in.Flags)) }); err != nil {
@@ -186,6 +201,8 @@ func (fs *fileSystem) Rename(_ <-chan struct{}, in *fuse.RenameIn, from, to stri
 
 // Link implements fuse.RawFileSystem.
 func (fs *fileSystem) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
+	defer fs.recent.name(in.NodeId, name, true)()
+	defer fs.recent.file(in.Oldnodeid)()
 	return fs.change(in.NodeId, name, func(dir *node) error {
 		return errno(fs.with(in.Oldnodeid, func(n *node) error {
 			err := again(func() error {

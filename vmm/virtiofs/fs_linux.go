@@ -37,6 +37,8 @@ type fileSystem struct {
 	files    map[string]int // descriptors of what is in the root, if that is all there is
 	limit    int            // of descriptors
 	maxAwake int            // see letSleep
+	mark     uint32         // see pretence
+	recent   recent
 
 	mu      sync.Mutex
 	closed  bool
@@ -89,7 +91,7 @@ func newFileSystem(path string, readOnly bool) (*fileSystem, error) {
 	fs := &fileSystem{
 		RawFileSystem: fuse.NewDefaultRawFileSystem(), readOnly: readOnly, limit: fileLimit(), awake: list.New(),
 		nodes: map[uint64]*node{}, byFile: map[fileKey]*node{}, handles: map[uint64]*handle{},
-		devices: map[device]uint64{}, last: rootNode,
+		devices: map[device]uint64{}, last: rootNode, mark: newMark(),
 	}
 	if uid := unix.Geteuid(); uid != 0 {
 		fs.owners = &owners{uint32(uid)}

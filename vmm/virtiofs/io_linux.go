@@ -98,6 +98,9 @@ func (fs *fileSystem) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut
 	if fs.readOnly && (in.Flags&unix.O_ACCMODE != unix.O_RDONLY || in.Flags&unix.O_TRUNC != 0) {
 		return fuse.EROFS
 	}
+	if in.Flags&unix.O_TRUNC != 0 {
+		defer fs.recent.file(in.NodeId)()
+	}
 	return fs.with(in.NodeId, func(n *node) error {
 		fd, err := reopen(n, int(in.Flags))
 		if err != nil {
@@ -141,6 +144,7 @@ func (fs *fileSystem) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (w
 	if int(in.Size) != len(data) || in.Offset > math.MaxInt64-maxIO {
 		return 0, fuse.EINVAL
 	}
+	defer fs.recent.file(in.NodeId)()
 	flags := 0
 	if in.Flags&unix.O_APPEND != 0 && in.WriteFlags&fuse.WRITE_CACHE == 0 {
 		flags = unix.RWF_APPEND // others may append as well; but pages have their places
@@ -175,6 +179,7 @@ func (fs *fileSystem) Fsync(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 
 // Fallocate implements fuse.RawFileSystem.
 func (fs *fileSystem) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
+	defer fs.recent.file(in.NodeId)()
 	return fs.withHandle(in.Fh, func(h *handle) error {
 		return again(func() error { return unix.Fallocate(h.fd, in.Mode, int64(in.Offset), int64(in.Length)) })
 	})
@@ -197,6 +202,7 @@ func (fs *fileSystem) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.Lseek
 
 // CopyFileRange implements fuse.RawFileSystem.
 func (fs *fileSystem) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (copied uint32, s fuse.Status) {
+	defer fs.recent.file(in.NodeIdOut)()
 	s = fs.withHandle(in.FhIn, func(from *handle) error {
 		return errno(fs.withHandle(in.FhOut, func(to *handle) error {
 			at, place := int64(in.OffIn), int64(in.OffOut)

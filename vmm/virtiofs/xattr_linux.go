@@ -72,6 +72,7 @@ func (fs *fileSystem) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name stri
 	case !fs.sharedXattr(name):
 		return fuse.EPERM
 	}
+	defer fs.recent.file(in.NodeId)()
 	return fs.with(in.NodeId, func(n *node) error {
 		return again(func() error { return unix.Setxattr(procPath(n.fd), name, value, int(in.Flags)) })
 	})
@@ -85,6 +86,7 @@ func (fs *fileSystem) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, name stri
 	case !fs.sharedXattr(name):
 		return fuse.EPERM
 	}
+	defer fs.recent.file(h.NodeId)()
 	return fs.with(h.NodeId, func(n *node) error {
 		return again(func() error { return unix.Removexattr(procPath(n.fd), name) })
 	})

@@ -26,6 +26,419 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type FileEvent_Kind int32
+
+const (
+	// The file's content or its attributes were changed.
+	FileEvent_CHANGED FileEvent_Kind = 0
+	// There is another file of the name.
+	FileEvent_APPEARED FileEvent_Kind = 1
+	// There is none any more; it was no directory.
+	FileEvent_FILE_GONE FileEvent_Kind = 2
+	// It was a directory.
+	FileEvent_DIRECTORY_GONE FileEvent_Kind = 3
+)
+
+// Enum value maps for FileEvent_Kind.
+var (
+	FileEvent_Kind_name = map[int32]string{
+		0: "CHANGED",
+		1: "APPEARED",
+		2: "FILE_GONE",
+		3: "DIRECTORY_GONE",
+	}
+	FileEvent_Kind_value = map[string]int32{
+		"CHANGED":        0,
+		"APPEARED":       1,
+		"FILE_GONE":      2,
+		"DIRECTORY_GONE": 3,
+	}
+)
+
+func (x FileEvent_Kind) Enum() *FileEvent_Kind {
+	p := new(FileEvent_Kind)
+	*p = x
+	return p
+}
+
+func (x FileEvent_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FileEvent_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_guest_proto_enumTypes[0].Descriptor()
+}
+
+func (FileEvent_Kind) Type() protoreflect.EnumType {
+	return &file_guest_proto_enumTypes[0]
+}
+
+func (x FileEvent_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FileEvent_Kind.Descriptor instead.
+func (FileEvent_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{5, 0}
+}
+
+type WaitWatchesRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	// The digest of the last answer; empty for the first request.
+	Known         string `protobuf:"bytes,2,opt,name=known,proto3" json:"known,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitWatchesRequest) Reset() {
+	*x = WaitWatchesRequest{}
+	mi := &file_guest_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitWatchesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitWatchesRequest) ProtoMessage() {}
+
+func (x *WaitWatchesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitWatchesRequest.ProtoReflect.Descriptor instead.
+func (*WaitWatchesRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *WaitWatchesRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *WaitWatchesRequest) GetKnown() string {
+	if x != nil {
+		return x.Known
+	}
+	return ""
+}
+
+type WaitWatchesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Differs if the files do.
+	Digest string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	// One for each share, api.MaxWatches files at most together.
+	Shares []*WatchedFiles `protobuf:"bytes,2,rep,name=shares,proto3" json:"shares,omitempty"`
+	// There are more.
+	Cut           bool `protobuf:"varint,3,opt,name=cut,proto3" json:"cut,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitWatchesResponse) Reset() {
+	*x = WaitWatchesResponse{}
+	mi := &file_guest_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitWatchesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitWatchesResponse) ProtoMessage() {}
+
+func (x *WaitWatchesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitWatchesResponse.ProtoReflect.Descriptor instead.
+func (*WaitWatchesResponse) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *WaitWatchesResponse) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *WaitWatchesResponse) GetShares() []*WatchedFiles {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
+func (x *WaitWatchesResponse) GetCut() bool {
+	if x != nil {
+		return x.Cut
+	}
+	return false
+}
+
+type WatchedFiles struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The share's tag.
+	Share string `protobuf:"bytes,1,opt,name=share,proto3" json:"share,omitempty"`
+	// The FUSE protocol's node IDs of the files.
+	Files         []uint64 `protobuf:"varint,2,rep,packed,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchedFiles) Reset() {
+	*x = WatchedFiles{}
+	mi := &file_guest_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchedFiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchedFiles) ProtoMessage() {}
+
+func (x *WatchedFiles) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchedFiles.ProtoReflect.Descriptor instead.
+func (*WatchedFiles) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *WatchedFiles) GetShare() string {
+	if x != nil {
+		return x.Share
+	}
+	return ""
+}
+
+func (x *WatchedFiles) GetFiles() []uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+type RaiseFileEventsRequest struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
+	// The share's tag.
+	Share string `protobuf:"bytes,2,opt,name=share,proto3" json:"share,omitempty"`
+	// What the guest does once more it does as this group, plus the number of the event's
+	// kind: the share answers that as if it was done.
+	Group uint32 `protobuf:"varint,3,opt,name=group,proto3" json:"group,omitempty"`
+	// In their order, api.MaxFileEvents at most.
+	Events        []*FileEvent `protobuf:"bytes,4,rep,name=events,proto3" json:"events,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaiseFileEventsRequest) Reset() {
+	*x = RaiseFileEventsRequest{}
+	mi := &file_guest_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaiseFileEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaiseFileEventsRequest) ProtoMessage() {}
+
+func (x *RaiseFileEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaiseFileEventsRequest.ProtoReflect.Descriptor instead.
+func (*RaiseFileEventsRequest) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RaiseFileEventsRequest) GetContainerId() string {
+	if x != nil {
+		return x.ContainerId
+	}
+	return ""
+}
+
+func (x *RaiseFileEventsRequest) GetShare() string {
+	if x != nil {
+		return x.Share
+	}
+	return ""
+}
+
+func (x *RaiseFileEventsRequest) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *RaiseFileEventsRequest) GetEvents() []*FileEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+type RaiseFileEventsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaiseFileEventsResponse) Reset() {
+	*x = RaiseFileEventsResponse{}
+	mi := &file_guest_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaiseFileEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaiseFileEventsResponse) ProtoMessage() {}
+
+func (x *RaiseFileEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaiseFileEventsResponse.ProtoReflect.Descriptor instead.
+func (*RaiseFileEventsResponse) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{4}
+}
+
+type FileEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  FileEvent_Kind         `protobuf:"varint,1,opt,name=kind,proto3,enum=applevm.guest.v1.FileEvent_Kind" json:"kind,omitempty"`
+	// The node ID of the directory with the file, or with no name of the file itself.
+	Node uint64 `protobuf:"varint,2,opt,name=node,proto3" json:"node,omitempty"`
+	Name []byte `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// The type of the file that has appeared, as st_mode has it (stat(2)).
+	Type uint32 `protobuf:"varint,4,opt,name=type,proto3" json:"type,omitempty"`
+	// Only attributes were changed, not the content.
+	Attributes    bool `protobuf:"varint,5,opt,name=attributes,proto3" json:"attributes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileEvent) Reset() {
+	*x = FileEvent{}
+	mi := &file_guest_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileEvent) ProtoMessage() {}
+
+func (x *FileEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileEvent.ProtoReflect.Descriptor instead.
+func (*FileEvent) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *FileEvent) GetKind() FileEvent_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return FileEvent_CHANGED
+}
+
+func (x *FileEvent) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *FileEvent) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *FileEvent) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *FileEvent) GetAttributes() bool {
+	if x != nil {
+		return x.Attributes
+	}
+	return false
+}
+
 type SetFileRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -38,7 +451,7 @@ type SetFileRequest struct {
 
 func (x *SetFileRequest) Reset() {
 	*x = SetFileRequest{}
-	mi := &file_guest_proto_msgTypes[0]
+	mi := &file_guest_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -50,7 +463,7 @@ func (x *SetFileRequest) String() string {
 func (*SetFileRequest) ProtoMessage() {}
 
 func (x *SetFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[0]
+	mi := &file_guest_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -63,7 +476,7 @@ func (x *SetFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFileRequest.ProtoReflect.Descriptor instead.
 func (*SetFileRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{0}
+	return file_guest_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SetFileRequest) GetContainerId() string {
@@ -95,7 +508,7 @@ type SetFileResponse struct {
 
 func (x *SetFileResponse) Reset() {
 	*x = SetFileResponse{}
-	mi := &file_guest_proto_msgTypes[1]
+	mi := &file_guest_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -107,7 +520,7 @@ func (x *SetFileResponse) String() string {
 func (*SetFileResponse) ProtoMessage() {}
 
 func (x *SetFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[1]
+	mi := &file_guest_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -120,7 +533,7 @@ func (x *SetFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetFileResponse.ProtoReflect.Descriptor instead.
 func (*SetFileResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{1}
+	return file_guest_proto_rawDescGZIP(), []int{7}
 }
 
 type InfoRequest struct {
@@ -131,7 +544,7 @@ type InfoRequest struct {
 
 func (x *InfoRequest) Reset() {
 	*x = InfoRequest{}
-	mi := &file_guest_proto_msgTypes[2]
+	mi := &file_guest_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -143,7 +556,7 @@ func (x *InfoRequest) String() string {
 func (*InfoRequest) ProtoMessage() {}
 
 func (x *InfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[2]
+	mi := &file_guest_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -156,7 +569,7 @@ func (x *InfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoRequest.ProtoReflect.Descriptor instead.
 func (*InfoRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{2}
+	return file_guest_proto_rawDescGZIP(), []int{8}
 }
 
 type InfoResponse struct {
@@ -175,7 +588,7 @@ type InfoResponse struct {
 
 func (x *InfoResponse) Reset() {
 	*x = InfoResponse{}
-	mi := &file_guest_proto_msgTypes[3]
+	mi := &file_guest_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -187,7 +600,7 @@ func (x *InfoResponse) String() string {
 func (*InfoResponse) ProtoMessage() {}
 
 func (x *InfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[3]
+	mi := &file_guest_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -200,7 +613,7 @@ func (x *InfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InfoResponse.ProtoReflect.Descriptor instead.
 func (*InfoResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{3}
+	return file_guest_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *InfoResponse) GetVersion() uint32 {
@@ -243,7 +656,7 @@ type ShiftClockRequest struct {
 
 func (x *ShiftClockRequest) Reset() {
 	*x = ShiftClockRequest{}
-	mi := &file_guest_proto_msgTypes[4]
+	mi := &file_guest_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -255,7 +668,7 @@ func (x *ShiftClockRequest) String() string {
 func (*ShiftClockRequest) ProtoMessage() {}
 
 func (x *ShiftClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[4]
+	mi := &file_guest_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -268,7 +681,7 @@ func (x *ShiftClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShiftClockRequest.ProtoReflect.Descriptor instead.
 func (*ShiftClockRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{4}
+	return file_guest_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ShiftClockRequest) GetShiftNs() int64 {
@@ -295,7 +708,7 @@ type ShiftClockResponse struct {
 
 func (x *ShiftClockResponse) Reset() {
 	*x = ShiftClockResponse{}
-	mi := &file_guest_proto_msgTypes[5]
+	mi := &file_guest_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -307,7 +720,7 @@ func (x *ShiftClockResponse) String() string {
 func (*ShiftClockResponse) ProtoMessage() {}
 
 func (x *ShiftClockResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[5]
+	mi := &file_guest_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -320,7 +733,7 @@ func (x *ShiftClockResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShiftClockResponse.ProtoReflect.Descriptor instead.
 func (*ShiftClockResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{5}
+	return file_guest_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ShiftClockResponse) GetUnixNanos() int64 {
@@ -344,7 +757,7 @@ type ShutdownRequest struct {
 
 func (x *ShutdownRequest) Reset() {
 	*x = ShutdownRequest{}
-	mi := &file_guest_proto_msgTypes[6]
+	mi := &file_guest_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +769,7 @@ func (x *ShutdownRequest) String() string {
 func (*ShutdownRequest) ProtoMessage() {}
 
 func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[6]
+	mi := &file_guest_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +782,7 @@ func (x *ShutdownRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownRequest.ProtoReflect.Descriptor instead.
 func (*ShutdownRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{6}
+	return file_guest_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ShutdownRequest) GetGraceNs() int64 {
@@ -394,7 +807,7 @@ type ShutdownResponse struct {
 
 func (x *ShutdownResponse) Reset() {
 	*x = ShutdownResponse{}
-	mi := &file_guest_proto_msgTypes[7]
+	mi := &file_guest_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -406,7 +819,7 @@ func (x *ShutdownResponse) String() string {
 func (*ShutdownResponse) ProtoMessage() {}
 
 func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[7]
+	mi := &file_guest_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -419,7 +832,7 @@ func (x *ShutdownResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShutdownResponse.ProtoReflect.Descriptor instead.
 func (*ShutdownResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{7}
+	return file_guest_proto_rawDescGZIP(), []int{13}
 }
 
 type WaitEventsRequest struct {
@@ -434,7 +847,7 @@ type WaitEventsRequest struct {
 
 func (x *WaitEventsRequest) Reset() {
 	*x = WaitEventsRequest{}
-	mi := &file_guest_proto_msgTypes[8]
+	mi := &file_guest_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -446,7 +859,7 @@ func (x *WaitEventsRequest) String() string {
 func (*WaitEventsRequest) ProtoMessage() {}
 
 func (x *WaitEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[8]
+	mi := &file_guest_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -459,7 +872,7 @@ func (x *WaitEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitEventsRequest.ProtoReflect.Descriptor instead.
 func (*WaitEventsRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{8}
+	return file_guest_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WaitEventsRequest) GetAfter() uint64 {
@@ -490,7 +903,7 @@ type WaitEventsResponse struct {
 
 func (x *WaitEventsResponse) Reset() {
 	*x = WaitEventsResponse{}
-	mi := &file_guest_proto_msgTypes[9]
+	mi := &file_guest_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +915,7 @@ func (x *WaitEventsResponse) String() string {
 func (*WaitEventsResponse) ProtoMessage() {}
 
 func (x *WaitEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[9]
+	mi := &file_guest_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +928,7 @@ func (x *WaitEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitEventsResponse.ProtoReflect.Descriptor instead.
 func (*WaitEventsResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{9}
+	return file_guest_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WaitEventsResponse) GetSequence() uint64 {
@@ -549,7 +962,7 @@ type OutOfMemory struct {
 
 func (x *OutOfMemory) Reset() {
 	*x = OutOfMemory{}
-	mi := &file_guest_proto_msgTypes[10]
+	mi := &file_guest_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +974,7 @@ func (x *OutOfMemory) String() string {
 func (*OutOfMemory) ProtoMessage() {}
 
 func (x *OutOfMemory) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[10]
+	mi := &file_guest_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +987,7 @@ func (x *OutOfMemory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutOfMemory.ProtoReflect.Descriptor instead.
 func (*OutOfMemory) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{10}
+	return file_guest_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *OutOfMemory) GetContainerId() string {
@@ -628,7 +1041,7 @@ type ContainerOptions struct {
 
 func (x *ContainerOptions) Reset() {
 	*x = ContainerOptions{}
-	mi := &file_guest_proto_msgTypes[11]
+	mi := &file_guest_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -640,7 +1053,7 @@ func (x *ContainerOptions) String() string {
 func (*ContainerOptions) ProtoMessage() {}
 
 func (x *ContainerOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[11]
+	mi := &file_guest_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -653,7 +1066,7 @@ func (x *ContainerOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerOptions.ProtoReflect.Descriptor instead.
 func (*ContainerOptions) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{11}
+	return file_guest_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ContainerOptions) GetSpec() []byte {
@@ -712,7 +1125,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_guest_proto_msgTypes[12]
+	mi := &file_guest_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +1137,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[12]
+	mi := &file_guest_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +1150,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{12}
+	return file_guest_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Interface) GetMac() []byte {
@@ -794,7 +1207,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_guest_proto_msgTypes[13]
+	mi := &file_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +1219,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[13]
+	mi := &file_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +1232,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{13}
+	return file_guest_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Route) GetDestination() string {
@@ -853,7 +1266,7 @@ type Rootfs struct {
 
 func (x *Rootfs) Reset() {
 	*x = Rootfs{}
-	mi := &file_guest_proto_msgTypes[14]
+	mi := &file_guest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +1278,7 @@ func (x *Rootfs) String() string {
 func (*Rootfs) ProtoMessage() {}
 
 func (x *Rootfs) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[14]
+	mi := &file_guest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +1291,7 @@ func (x *Rootfs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rootfs.ProtoReflect.Descriptor instead.
 func (*Rootfs) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{14}
+	return file_guest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Rootfs) GetLower() []*Tree {
@@ -914,7 +1327,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_guest_proto_msgTypes[15]
+	mi := &file_guest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1339,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[15]
+	mi := &file_guest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1352,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{15}
+	return file_guest_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Share) GetTag() string {
@@ -971,7 +1384,7 @@ type Tree struct {
 
 func (x *Tree) Reset() {
 	*x = Tree{}
-	mi := &file_guest_proto_msgTypes[16]
+	mi := &file_guest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1396,7 @@ func (x *Tree) String() string {
 func (*Tree) ProtoMessage() {}
 
 func (x *Tree) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[16]
+	mi := &file_guest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1409,7 @@ func (x *Tree) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tree.ProtoReflect.Descriptor instead.
 func (*Tree) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{16}
+	return file_guest_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Tree) GetDisk() string {
@@ -1040,7 +1453,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_guest_proto_msgTypes[17]
+	mi := &file_guest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1052,7 +1465,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[17]
+	mi := &file_guest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1065,7 +1478,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{17}
+	return file_guest_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *File) GetPath() string {
@@ -1127,7 +1540,7 @@ type WaitListenersRequest struct {
 
 func (x *WaitListenersRequest) Reset() {
 	*x = WaitListenersRequest{}
-	mi := &file_guest_proto_msgTypes[18]
+	mi := &file_guest_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1552,7 @@ func (x *WaitListenersRequest) String() string {
 func (*WaitListenersRequest) ProtoMessage() {}
 
 func (x *WaitListenersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[18]
+	mi := &file_guest_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1565,7 @@ func (x *WaitListenersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitListenersRequest.ProtoReflect.Descriptor instead.
 func (*WaitListenersRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{18}
+	return file_guest_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WaitListenersRequest) GetKnown() string {
@@ -1174,7 +1587,7 @@ type WaitListenersResponse struct {
 
 func (x *WaitListenersResponse) Reset() {
 	*x = WaitListenersResponse{}
-	mi := &file_guest_proto_msgTypes[19]
+	mi := &file_guest_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1599,7 @@ func (x *WaitListenersResponse) String() string {
 func (*WaitListenersResponse) ProtoMessage() {}
 
 func (x *WaitListenersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[19]
+	mi := &file_guest_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1612,7 @@ func (x *WaitListenersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitListenersResponse.ProtoReflect.Descriptor instead.
 func (*WaitListenersResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{19}
+	return file_guest_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WaitListenersResponse) GetDigest() string {
@@ -1230,7 +1643,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_guest_proto_msgTypes[20]
+	mi := &file_guest_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1655,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[20]
+	mi := &file_guest_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1668,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{20}
+	return file_guest_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Listener) GetProtocol() string {
@@ -1283,7 +1696,36 @@ var File_guest_proto protoreflect.FileDescriptor
 
 const file_guest_proto_rawDesc = "" +
 	"\n" +
-	"\vguest.proto\x12\x10applevm.guest.v1\"a\n" +
+	"\vguest.proto\x12\x10applevm.guest.v1\"M\n" +
+	"\x12WaitWatchesRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
+	"\x05known\x18\x02 \x01(\tR\x05known\"w\n" +
+	"\x13WaitWatchesResponse\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x126\n" +
+	"\x06shares\x18\x02 \x03(\v2\x1e.applevm.guest.v1.WatchedFilesR\x06shares\x12\x10\n" +
+	"\x03cut\x18\x03 \x01(\bR\x03cut\":\n" +
+	"\fWatchedFiles\x12\x14\n" +
+	"\x05share\x18\x01 \x01(\tR\x05share\x12\x14\n" +
+	"\x05files\x18\x02 \x03(\x04R\x05files\"\x9c\x01\n" +
+	"\x16RaiseFileEventsRequest\x12!\n" +
+	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
+	"\x05share\x18\x02 \x01(\tR\x05share\x12\x14\n" +
+	"\x05group\x18\x03 \x01(\rR\x05group\x123\n" +
+	"\x06events\x18\x04 \x03(\v2\x1b.applevm.guest.v1.FileEventR\x06events\"\x19\n" +
+	"\x17RaiseFileEventsResponse\"\xe3\x01\n" +
+	"\tFileEvent\x124\n" +
+	"\x04kind\x18\x01 \x01(\x0e2 .applevm.guest.v1.FileEvent.KindR\x04kind\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\x04R\x04node\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\fR\x04name\x12\x12\n" +
+	"\x04type\x18\x04 \x01(\rR\x04type\x12\x1e\n" +
+	"\n" +
+	"attributes\x18\x05 \x01(\bR\n" +
+	"attributes\"D\n" +
+	"\x04Kind\x12\v\n" +
+	"\aCHANGED\x10\x00\x12\f\n" +
+	"\bAPPEARED\x10\x01\x12\r\n" +
+	"\tFILE_GONE\x10\x02\x12\x12\n" +
+	"\x0eDIRECTORY_GONE\x10\x03\"a\n" +
 	"\x0eSetFileRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x18\n" +
@@ -1362,7 +1804,7 @@ const file_guest_proto_rawDesc = "" +
 	"\bListener\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\tR\bprotocol\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\fR\aaddress\x12\x12\n" +
-	"\x04port\x18\x03 \x01(\rR\x04port2\x85\x04\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port2\xc9\x05\n" +
 	"\x05Guest\x12E\n" +
 	"\x04Info\x12\x1d.applevm.guest.v1.InfoRequest\x1a\x1e.applevm.guest.v1.InfoResponse\x12W\n" +
 	"\n" +
@@ -1371,7 +1813,9 @@ const file_guest_proto_rawDesc = "" +
 	"\n" +
 	"WaitEvents\x12#.applevm.guest.v1.WaitEventsRequest\x1a$.applevm.guest.v1.WaitEventsResponse\x12`\n" +
 	"\rWaitListeners\x12&.applevm.guest.v1.WaitListenersRequest\x1a'.applevm.guest.v1.WaitListenersResponse\x12N\n" +
-	"\aSetFile\x12 .applevm.guest.v1.SetFileRequest\x1a!.applevm.guest.v1.SetFileResponseB1Z/github.com/applevm/applevm/guest/api/v1;guestv1b\x06proto3"
+	"\aSetFile\x12 .applevm.guest.v1.SetFileRequest\x1a!.applevm.guest.v1.SetFileResponse\x12Z\n" +
+	"\vWaitWatches\x12$.applevm.guest.v1.WaitWatchesRequest\x1a%.applevm.guest.v1.WaitWatchesResponse\x12f\n" +
+	"\x0fRaiseFileEvents\x12(.applevm.guest.v1.RaiseFileEventsRequest\x1a).applevm.guest.v1.RaiseFileEventsResponseB1Z/github.com/applevm/applevm/guest/api/v1;guestv1b\x06proto3"
 
 var (
 	file_guest_proto_rawDescOnce sync.Once
@@ -1385,57 +1829,72 @@ func file_guest_proto_rawDescGZIP() []byte {
 	return file_guest_proto_rawDescData
 }
 
-var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_guest_proto_goTypes = []any{
-	(*SetFileRequest)(nil),        // 0: applevm.guest.v1.SetFileRequest
-	(*SetFileResponse)(nil),       // 1: applevm.guest.v1.SetFileResponse
-	(*InfoRequest)(nil),           // 2: applevm.guest.v1.InfoRequest
-	(*InfoResponse)(nil),          // 3: applevm.guest.v1.InfoResponse
-	(*ShiftClockRequest)(nil),     // 4: applevm.guest.v1.ShiftClockRequest
-	(*ShiftClockResponse)(nil),    // 5: applevm.guest.v1.ShiftClockResponse
-	(*ShutdownRequest)(nil),       // 6: applevm.guest.v1.ShutdownRequest
-	(*ShutdownResponse)(nil),      // 7: applevm.guest.v1.ShutdownResponse
-	(*WaitEventsRequest)(nil),     // 8: applevm.guest.v1.WaitEventsRequest
-	(*WaitEventsResponse)(nil),    // 9: applevm.guest.v1.WaitEventsResponse
-	(*OutOfMemory)(nil),           // 10: applevm.guest.v1.OutOfMemory
-	(*ContainerOptions)(nil),      // 11: applevm.guest.v1.ContainerOptions
-	(*Interface)(nil),             // 12: applevm.guest.v1.Interface
-	(*Route)(nil),                 // 13: applevm.guest.v1.Route
-	(*Rootfs)(nil),                // 14: applevm.guest.v1.Rootfs
-	(*Share)(nil),                 // 15: applevm.guest.v1.Share
-	(*Tree)(nil),                  // 16: applevm.guest.v1.Tree
-	(*File)(nil),                  // 17: applevm.guest.v1.File
-	(*WaitListenersRequest)(nil),  // 18: applevm.guest.v1.WaitListenersRequest
-	(*WaitListenersResponse)(nil), // 19: applevm.guest.v1.WaitListenersResponse
-	(*Listener)(nil),              // 20: applevm.guest.v1.Listener
+	(FileEvent_Kind)(0),             // 0: applevm.guest.v1.FileEvent.Kind
+	(*WaitWatchesRequest)(nil),      // 1: applevm.guest.v1.WaitWatchesRequest
+	(*WaitWatchesResponse)(nil),     // 2: applevm.guest.v1.WaitWatchesResponse
+	(*WatchedFiles)(nil),            // 3: applevm.guest.v1.WatchedFiles
+	(*RaiseFileEventsRequest)(nil),  // 4: applevm.guest.v1.RaiseFileEventsRequest
+	(*RaiseFileEventsResponse)(nil), // 5: applevm.guest.v1.RaiseFileEventsResponse
+	(*FileEvent)(nil),               // 6: applevm.guest.v1.FileEvent
+	(*SetFileRequest)(nil),          // 7: applevm.guest.v1.SetFileRequest
+	(*SetFileResponse)(nil),         // 8: applevm.guest.v1.SetFileResponse
+	(*InfoRequest)(nil),             // 9: applevm.guest.v1.InfoRequest
+	(*InfoResponse)(nil),            // 10: applevm.guest.v1.InfoResponse
+	(*ShiftClockRequest)(nil),       // 11: applevm.guest.v1.ShiftClockRequest
+	(*ShiftClockResponse)(nil),      // 12: applevm.guest.v1.ShiftClockResponse
+	(*ShutdownRequest)(nil),         // 13: applevm.guest.v1.ShutdownRequest
+	(*ShutdownResponse)(nil),        // 14: applevm.guest.v1.ShutdownResponse
+	(*WaitEventsRequest)(nil),       // 15: applevm.guest.v1.WaitEventsRequest
+	(*WaitEventsResponse)(nil),      // 16: applevm.guest.v1.WaitEventsResponse
+	(*OutOfMemory)(nil),             // 17: applevm.guest.v1.OutOfMemory
+	(*ContainerOptions)(nil),        // 18: applevm.guest.v1.ContainerOptions
+	(*Interface)(nil),               // 19: applevm.guest.v1.Interface
+	(*Route)(nil),                   // 20: applevm.guest.v1.Route
+	(*Rootfs)(nil),                  // 21: applevm.guest.v1.Rootfs
+	(*Share)(nil),                   // 22: applevm.guest.v1.Share
+	(*Tree)(nil),                    // 23: applevm.guest.v1.Tree
+	(*File)(nil),                    // 24: applevm.guest.v1.File
+	(*WaitListenersRequest)(nil),    // 25: applevm.guest.v1.WaitListenersRequest
+	(*WaitListenersResponse)(nil),   // 26: applevm.guest.v1.WaitListenersResponse
+	(*Listener)(nil),                // 27: applevm.guest.v1.Listener
 }
 var file_guest_proto_depIdxs = []int32{
-	10, // 0: applevm.guest.v1.WaitEventsResponse.out_of_memory:type_name -> applevm.guest.v1.OutOfMemory
-	14, // 1: applevm.guest.v1.ContainerOptions.rootfs:type_name -> applevm.guest.v1.Rootfs
-	17, // 2: applevm.guest.v1.ContainerOptions.files:type_name -> applevm.guest.v1.File
-	12, // 3: applevm.guest.v1.ContainerOptions.interfaces:type_name -> applevm.guest.v1.Interface
-	13, // 4: applevm.guest.v1.Interface.routes:type_name -> applevm.guest.v1.Route
-	16, // 5: applevm.guest.v1.Rootfs.lower:type_name -> applevm.guest.v1.Tree
-	16, // 6: applevm.guest.v1.Rootfs.writable:type_name -> applevm.guest.v1.Tree
-	15, // 7: applevm.guest.v1.Rootfs.share:type_name -> applevm.guest.v1.Share
-	20, // 8: applevm.guest.v1.WaitListenersResponse.listeners:type_name -> applevm.guest.v1.Listener
-	2,  // 9: applevm.guest.v1.Guest.Info:input_type -> applevm.guest.v1.InfoRequest
-	4,  // 10: applevm.guest.v1.Guest.ShiftClock:input_type -> applevm.guest.v1.ShiftClockRequest
-	6,  // 11: applevm.guest.v1.Guest.Shutdown:input_type -> applevm.guest.v1.ShutdownRequest
-	8,  // 12: applevm.guest.v1.Guest.WaitEvents:input_type -> applevm.guest.v1.WaitEventsRequest
-	18, // 13: applevm.guest.v1.Guest.WaitListeners:input_type -> applevm.guest.v1.WaitListenersRequest
-	0,  // 14: applevm.guest.v1.Guest.SetFile:input_type -> applevm.guest.v1.SetFileRequest
-	3,  // 15: applevm.guest.v1.Guest.Info:output_type -> applevm.guest.v1.InfoResponse
-	5,  // 16: applevm.guest.v1.Guest.ShiftClock:output_type -> applevm.guest.v1.ShiftClockResponse
-	7,  // 17: applevm.guest.v1.Guest.Shutdown:output_type -> applevm.guest.v1.ShutdownResponse
-	9,  // 18: applevm.guest.v1.Guest.WaitEvents:output_type -> applevm.guest.v1.WaitEventsResponse
-	19, // 19: applevm.guest.v1.Guest.WaitListeners:output_type -> applevm.guest.v1.WaitListenersResponse
-	1,  // 20: applevm.guest.v1.Guest.SetFile:output_type -> applevm.guest.v1.SetFileResponse
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	3,  // 0: applevm.guest.v1.WaitWatchesResponse.shares:type_name -> applevm.guest.v1.WatchedFiles
+	6,  // 1: applevm.guest.v1.RaiseFileEventsRequest.events:type_name -> applevm.guest.v1.FileEvent
+	0,  // 2: applevm.guest.v1.FileEvent.kind:type_name -> applevm.guest.v1.FileEvent.Kind
+	17, // 3: applevm.guest.v1.WaitEventsResponse.out_of_memory:type_name -> applevm.guest.v1.OutOfMemory
+	21, // 4: applevm.guest.v1.ContainerOptions.rootfs:type_name -> applevm.guest.v1.Rootfs
+	24, // 5: applevm.guest.v1.ContainerOptions.files:type_name -> applevm.guest.v1.File
+	19, // 6: applevm.guest.v1.ContainerOptions.interfaces:type_name -> applevm.guest.v1.Interface
+	20, // 7: applevm.guest.v1.Interface.routes:type_name -> applevm.guest.v1.Route
+	23, // 8: applevm.guest.v1.Rootfs.lower:type_name -> applevm.guest.v1.Tree
+	23, // 9: applevm.guest.v1.Rootfs.writable:type_name -> applevm.guest.v1.Tree
+	22, // 10: applevm.guest.v1.Rootfs.share:type_name -> applevm.guest.v1.Share
+	27, // 11: applevm.guest.v1.WaitListenersResponse.listeners:type_name -> applevm.guest.v1.Listener
+	9,  // 12: applevm.guest.v1.Guest.Info:input_type -> applevm.guest.v1.InfoRequest
+	11, // 13: applevm.guest.v1.Guest.ShiftClock:input_type -> applevm.guest.v1.ShiftClockRequest
+	13, // 14: applevm.guest.v1.Guest.Shutdown:input_type -> applevm.guest.v1.ShutdownRequest
+	15, // 15: applevm.guest.v1.Guest.WaitEvents:input_type -> applevm.guest.v1.WaitEventsRequest
+	25, // 16: applevm.guest.v1.Guest.WaitListeners:input_type -> applevm.guest.v1.WaitListenersRequest
+	7,  // 17: applevm.guest.v1.Guest.SetFile:input_type -> applevm.guest.v1.SetFileRequest
+	1,  // 18: applevm.guest.v1.Guest.WaitWatches:input_type -> applevm.guest.v1.WaitWatchesRequest
+	4,  // 19: applevm.guest.v1.Guest.RaiseFileEvents:input_type -> applevm.guest.v1.RaiseFileEventsRequest
+	10, // 20: applevm.guest.v1.Guest.Info:output_type -> applevm.guest.v1.InfoResponse
+	12, // 21: applevm.guest.v1.Guest.ShiftClock:output_type -> applevm.guest.v1.ShiftClockResponse
+	14, // 22: applevm.guest.v1.Guest.Shutdown:output_type -> applevm.guest.v1.ShutdownResponse
+	16, // 23: applevm.guest.v1.Guest.WaitEvents:output_type -> applevm.guest.v1.WaitEventsResponse
+	26, // 24: applevm.guest.v1.Guest.WaitListeners:output_type -> applevm.guest.v1.WaitListenersResponse
+	8,  // 25: applevm.guest.v1.Guest.SetFile:output_type -> applevm.guest.v1.SetFileResponse
+	2,  // 26: applevm.guest.v1.Guest.WaitWatches:output_type -> applevm.guest.v1.WaitWatchesResponse
+	5,  // 27: applevm.guest.v1.Guest.RaiseFileEvents:output_type -> applevm.guest.v1.RaiseFileEventsResponse
+	20, // [20:28] is the sub-list for method output_type
+	12, // [12:20] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_guest_proto_init() }
@@ -1448,13 +1907,14 @@ func file_guest_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_proto_rawDesc), len(file_guest_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   21,
+			NumEnums:      1,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_guest_proto_goTypes,
 		DependencyIndexes: file_guest_proto_depIdxs,
+		EnumInfos:         file_guest_proto_enumTypes,
 		MessageInfos:      file_guest_proto_msgTypes,
 	}.Build()
 	File_guest_proto = out.File

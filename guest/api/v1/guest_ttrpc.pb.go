@@ -14,6 +14,8 @@ type GuestService interface {
 	WaitEvents(context.Context, *WaitEventsRequest) (*WaitEventsResponse, error)
 	WaitListeners(context.Context, *WaitListenersRequest) (*WaitListenersResponse, error)
 	SetFile(context.Context, *SetFileRequest) (*SetFileResponse, error)
+	WaitWatches(context.Context, *WaitWatchesRequest) (*WaitWatchesResponse, error)
+	RaiseFileEvents(context.Context, *RaiseFileEventsRequest) (*RaiseFileEventsResponse, error)
 }
 
 func RegisterGuestService(srv *ttrpc.Server, svc GuestService) {
@@ -60,6 +62,20 @@ func RegisterGuestService(srv *ttrpc.Server, svc GuestService) {
 					return nil, err
 				}
 				return svc.SetFile(ctx, &req)
+			},
+			"WaitWatches": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req WaitWatchesRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.WaitWatches(ctx, &req)
+			},
+			"RaiseFileEvents": func(ctx context.Context, unmarshal func(interface{}) error) (interface{}, error) {
+				var req RaiseFileEventsRequest
+				if err := unmarshal(&req); err != nil {
+					return nil, err
+				}
+				return svc.RaiseFileEvents(ctx, &req)
 			},
 		},
 	})
@@ -118,6 +134,22 @@ func (c *guestClient) WaitListeners(ctx context.Context, req *WaitListenersReque
 func (c *guestClient) SetFile(ctx context.Context, req *SetFileRequest) (*SetFileResponse, error) {
 	var resp SetFileResponse
 	if err := c.client.Call(ctx, "applevm.guest.v1.Guest", "SetFile", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *guestClient) WaitWatches(ctx context.Context, req *WaitWatchesRequest) (*WaitWatchesResponse, error) {
+	var resp WaitWatchesResponse
+	if err := c.client.Call(ctx, "applevm.guest.v1.Guest", "WaitWatches", req, &resp); err != nil {
+		return nil, err
+	}
+	return &resp, nil
+}
+
+func (c *guestClient) RaiseFileEvents(ctx context.Context, req *RaiseFileEventsRequest) (*RaiseFileEventsResponse, error) {
+	var resp RaiseFileEventsResponse
+	if err := c.client.Call(ctx, "applevm.guest.v1.Guest", "RaiseFileEvents", req, &resp); err != nil {
 		return nil, err
 	}
 	return &resp, nil

@@ -1,0 +1,85 @@
+package task
+
+import (
+	"context"
+	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/applevm/applevm/guest/api"
+	guestv1 "github.com/applevm/applevm/guest/api/v1"
+	"github.com/applevm/applevm/vmm"
+)
+
+// raiseTimeout bounds the wait for the guest to raise events. Each takes it well under a
+// millisecond, or several if it is emulated.
+const raiseTimeout = 10 * time.Second
+
+// followShares has processes that watch files of the host's hear what the host does to them,
+// until the machine ends.
+func (c *container) followShares() {
+	w := c.machine.ShareWatcher()
+	if w == nil {
+		return
+	}
+	ctx := c.machineContext()
+	go c.raiseFileEvents(ctx, w)
+	warned := false
+	for known := ""; ; {
+		var r *guestv1.WaitWatchesResponse
+		err := c.machine.Call(ctx, 0, func(ctx context.Context) (err error) {
+			r, err = c.machine.Guest().WaitWatches(ctx, &guestv1.WaitWatchesRequest{ContainerId: c.id, Known: known})
+			return err
+		})
+		if err != nil {
+			if !c.machineEnded() {
+				log.G(ctx).WithError(err).Warn("the guest does not tell any more which files its processes watch: they do not hear of the host's changes")
+			}
+			return
+		}
+		known = r.GetDigest()
+		files, n := map[string][]uint64{}, 0
+		for _, s := range r.GetShares() {
+			if n += len(s.GetFiles()); n <= api.MaxWatches {
+				files[s.GetShare()] = append(files[s.GetShare()], s.GetFiles()...)
+			}
+		}
+		if err := w.WatchShares(files); err != nil && !warned && !c.machineEnded() {
+			warned = true
+			log.G(ctx).WithError(err).Warn("processes of the container do not hear of all changes that the host makes to files")
+		}
+	}
+}
+
+// raiseFileEvents tells the guest of changes.
+func (c *container) raiseFileEvents(ctx context.Context, w vmm.ShareWatcher) {
+	for {
+		changes, err := w.ShareChanges(ctx)
+		if err != nil {
+			return
+		}
+		if changes.Lost > 0 {
+			log.G(ctx).Warnf("processes of the container do not hear of %d changes of files: there were too many at once", changes.Lost)
+		}
+		if len(changes.Changes) == 0 {
+			continue
+		}
+		req := &guestv1.RaiseFileEventsRequest{ContainerId: c.id, Share: changes.Tag, Group: changes.Group}
+		for _, e := range changes.Changes {
+			req.Events = append(req.Events, &guestv1.FileEvent{
+				Kind: guestv1.FileEvent_Kind(e.What), Node: e.File, Name: []byte(e.Name), Type: e.Type, Attributes: e.Attributes,
+			})
+		}
+		for len(req.Events) > 0 {
+			part := &guestv1.RaiseFileEventsRequest{ContainerId: req.ContainerId, Share: req.Share, Group: req.Group, Events: req.Events[:min(len(req.Events), api.MaxFileEvents)]}
+			req.Events = req.Events[len(part.Events):]
+			err := c.machine.Call(ctx, raiseTimeout, func(ctx context.Context) error {
+				_, err := c.machine.Guest().RaiseFileEvents(ctx, part)
+				return err
+			})
+			if err != nil && !c.machineEnded() {
+				log.G(ctx).WithError(err).Warnf("processes of the container do not hear of %d changes of files", len(part.Events))
+			}
+		}
+	}
+}

@@ -1,0 +1,293 @@
+package virtiofs
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/applevm/applevm/vmm"
+)
+
+const (
+	// maxWatched is how many files of the host are watched for one machine.
+	maxWatched = 32 << 10
+	// maxPending is how many changes may wait to be told.
+	maxPending = 16 << 10
+	// maxChanges is how many are told at once.
+	maxChanges = 256
+	// settleFor is how long changes are gathered: who writes a file makes several.
+	settleFor = 10 * time.Millisecond
+)
+
+const (
+	entryEvents = unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_MOVED_TO
+	fileEvents  = unix.IN_MODIFY | unix.IN_ATTRIB
+)
+
+// Watcher sees what others than the guest do to the files of a machine's shares. It implements
+// vmm.ShareWatcher.
+type Watcher struct {
+	devices map[string]*Device
+
+	mu       sync.Mutex
+	notify   *inotify // nil until something is watched
+	closed   bool
+	watched  map[watched]int32
+	watchers map[int32][]watched
+	pending  map[place]*change
+	order    []place // of pending
+	lost     int
+	wake     chan struct{}
+}
+
+// watched is a file of a share that is watched.
+type watched struct {
+	tag string
+	id  uint64
+}
+
+// place is where something changes: a file that is watched, or one in a directory that is.
+type place struct {
+	watched
+	name string
+}
+
+// change is what has happened at a place.
+type change struct {
+	mask uint32    // inotify's
+	due  time.Time // when it is told
+}
+
+// NewWatcher returns a watcher for the shares of one machine, by their tags.
+func NewWatcher(devices map[string]*Device) *Watcher {
+	return &Watcher{
+		devices: devices, watched: map[watched]int32{}, watchers: map[int32][]watched{},
+		pending: map[place]*change{}, wake: make(chan struct{}, 1),
+	}
+}
+
+// WatchShares implements vmm.ShareWatcher.
+func (w *Watcher) WatchShares(files map[string][]uint64) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return vmm.ErrNotRunning
+	}
+	want := map[watched]bool{}
+	for tag, d := range w.devices {
+		ids := files[tag]
+		d.fs.recent.on.Store(len(ids) > 0)
+		for _, id := range d.fs.notCovered(ids) {
+			want[watched{tag, id}] = true
+		}
+	}
+	for f := range w.watched {
+		if !want[f] {
+			w.forget(f)
+		}
+	}
+	if len(want) == 0 {
+		return nil
+	}
+	if w.notify == nil {
+		n, err := openInotify()
+		if err != nil {
+			return err
+		}
+		w.notify = n
+		go w.listen(n)
+	}
+	for f := range want {
+		if _, ok := w.watched[f]; ok {
+			continue
+		}
+		if len(w.watched) >= maxWatched {
+			return fmt.Errorf("the guest watches more than %d files", maxWatched)
+		}
+		if err := w.watch(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// notCovered leaves out the files in directories that are among them.
+func (fs *fileSystem) notCovered(ids []uint64) []uint64 {
+	given := make(map[uint64]bool, len(ids))
+	for _, id := range ids {
+		given[id] = true
+	}
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	var out []uint64
+	for id := range given {
+		n := fs.nodes[id]
+		if n != nil && (n.kind == unix.S_IFDIR || n.parent == nil || !given[n.parent.id]) {
+			out = append(out, id)
+		}
+	}
+	return out
+}
+
+// watch watches one file more. One that is gone is none.
+func (w *Watcher) watch(f watched) error {
+	fs := w.devices[f.tag].fs
+	n, err := fs.node(f.id)
+	if err != nil {
+		return nil //nolint:nilerr // the guest hears of that by itself
+	}
+	defer fs.done(&n.descriptor)
+	mask := uint32(fileEvents)
+	switch n.kind {
+	case unix.S_IFDIR:
+		mask |= entryEvents | unix.IN_ONLYDIR | unix.IN_EXCL_UNLINK
+	case unix.S_IFREG:
+	default:
+		return nil
+	}
+	wd, err := w.notify.add(n.fd, mask)
+	if err != nil {
+		return err
+	}
+	w.watched[f] = wd
+	w.watchers[wd] = append(w.watchers[wd], f)
+	return nil
+}
+
+func (w *Watcher) forget(f watched) {
+	wd := w.watched[f]
+	delete(w.watched, f)
+	var left []watched
+	for _, other := range w.watchers[wd] {
+		if other != f {
+			left = append(left, other)
+		}
+	}
+	if w.watchers[wd] = left; len(left) == 0 {
+		delete(w.watchers, wd)
+		w.notify.remove(wd)
+	}
+}
+
+// listen takes what the kernel tells, until n is closed.
+func (w *Watcher) listen(n *inotify) {
+	buf := make([]byte, 64<<10)
+	for {
+		list, err := n.read(buf)
+		if err != nil {
+			return
+		}
+		w.mu.Lock()
+		for _, e := range list {
+			w.note(e)
+		}
+		w.mu.Unlock()
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (w *Watcher) note(e event) {
+	if e.mask&unix.IN_Q_OVERFLOW != 0 {
+		w.lost++
+		return
+	}
+	for _, f := range w.watchers[e.watch] {
+		if e.mask&unix.IN_IGNORED != 0 {
+			delete(w.watched, f)
+			continue
+		}
+		w.add(place{f, e.name}, change{e.mask, time.Now().Add(settleFor)})
+	}
+	if e.mask&unix.IN_IGNORED != 0 {
+		delete(w.watchers, e.watch)
+	}
+}
+
+func (w *Watcher) add(p place, c change) {
+	if is := w.pending[p]; is != nil {
+		is.mask |= c.mask
+		return
+	}
+	if len(w.pending) >= maxPending {
+		w.lost++
+		return
+	}
+	w.pending[p] = &c
+	w.order = append(w.order, p)
+}
+
+// ShareChanges implements vmm.ShareWatcher.
+func (w *Watcher) ShareChanges(ctx context.Context) (vmm.ShareChanges, error) {
+	for {
+		out, next := w.take()
+		if len(out.Changes) > 0 || out.Lost > 0 {
+			return out, nil
+		}
+		var timer <-chan time.Time
+		if !next.IsZero() {
+			timer = time.After(time.Until(next))
+		}
+		select {
+		case <-ctx.Done():
+			return out, ctx.Err()
+		case <-w.wake:
+		case <-timer:
+		}
+	}
+}
+
+// take takes changes of one share that are due, and tells when the next is, if one is.
+func (w *Watcher) take() (out vmm.ShareChanges, next time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out.Lost, w.lost = w.lost, 0
+	now := time.Now()
+	order := w.order
+	w.order = nil
+	looks := map[string]*look{}
+	for _, p := range order {
+		c := w.pending[p]
+		other := out.Tag != "" && out.Tag != p.tag
+		if c.due.After(now) || other || len(out.Changes) >= maxChanges {
+			w.order = append(w.order, p)
+			if next.IsZero() || c.due.Before(next) {
+				next = c.due
+			}
+			continue
+		}
+		delete(w.pending, p)
+		l := looks[p.tag]
+		if l == nil {
+			l = &look{fs: w.devices[p.tag].fs}
+			looks[p.tag] = l
+		}
+		list, again := l.at(p, c.mask)
+		if again != 0 {
+			due := now.Add(settleFor)
+			w.add(p, change{again, due})
+			if next.IsZero() || due.Before(next) {
+				next = due
+			}
+		}
+		if len(list) > 0 {
+			out.Tag, out.Group, out.Changes = p.tag, l.fs.mark, append(out.Changes, list...)
+		}
+	}
+	return out, next
+}
+
+// Close ends the watching.
+func (w *Watcher) Close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	if w.notify != nil {
+		w.notify.close()
+	}
+}
