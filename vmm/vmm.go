@@ -126,6 +126,9 @@ type Share struct {
 	Files []string
 	// ReadOnly shares cannot be changed by the guest.
 	ReadOnly bool
+	// OneMount leaves out what is mounted below Path: the guest may not go there (EACCES). A
+	// driver may lack this.
+	OneMount bool
 }
 
 // Machine is one virtual machine, from its making until its end. All methods

@@ -105,6 +105,9 @@ func (out *mounted) bind(m specs.Mount, dest string, fresh bool, stat func(strin
 	if m.Type == "uds" {
 		return invalid("mount source %s of %s is no socket", m.Source, dest)
 	}
+	if slices.Contains(m.Options, "rshared") || slices.Contains(m.Options, "shared") {
+		return unsupported("the mount at %s asks for shared propagation, but what a machine mounts cannot appear on the host: use rslave or rprivate", dest)
+	}
 	readOnly := isReadOnly(m)
 	if st.IsDir() {
 		options := m.Options
@@ -112,7 +115,7 @@ func (out *mounted) bind(m specs.Mount, dest string, fresh bool, stat func(strin
 			options, out.copiesUp = append(slices.Clone(options), api.CopyUpOption), true
 		}
 		out.guest = append(out.guest, specs.Mount{
-			Destination: dest, Type: api.ShareMount, Source: out.share(m.Source, readOnly), Options: options,
+			Destination: dest, Type: api.ShareMount, Source: out.share(m.Source, readOnly, !slices.Contains(m.Options, "rbind")), Options: options,
 		})
 		return nil
 	}
@@ -132,16 +135,16 @@ func (out *mounted) bind(m specs.Mount, dest string, fresh bool, stat func(strin
 	return nil
 }
 
-// share returns the tag by which the guest finds the directory. One that is mounted at
-// several places is one device.
-func (out *mounted) share(path string, readOnly bool) string {
+// share returns the tag by which the guest finds the directory, without what is mounted below
+// it if oneMount. One that is mounted at several places is one device.
+func (out *mounted) share(path string, readOnly, oneMount bool) string {
 	path = filepath.Clean(path)
 	for _, s := range out.shares {
-		if s.Path == path && s.ReadOnly == readOnly {
+		if s.Path == path && s.ReadOnly == readOnly && s.OneMount == oneMount {
 			return s.Tag
 		}
 	}
-	s := vmm.Share{Tag: "m" + strconv.Itoa(len(out.shares)), Path: path, ReadOnly: readOnly}
+	s := vmm.Share{Tag: "m" + strconv.Itoa(len(out.shares)), Path: path, ReadOnly: readOnly, OneMount: oneMount}
 	out.shares = append(out.shares, s)
 	return s.Tag
 }

@@ -208,6 +208,8 @@ func TestMounts(t *testing.T) {
 		{name: "ext4's own option", mount: specs.Mount{Destination: "/x", Type: "ext4", Source: image, Options: []string{"data=journal"}}, err: `option "data=journal"`, class: errdefs.IsNotImplemented},
 		{name: "device", mount: specs.Mount{Destination: "/dev/x", Type: "bind", Source: "/dev/null", Options: []string{"ro"}}, err: "special file /dev/null", class: errdefs.IsNotImplemented},
 		{name: "missing source", mount: specs.Mount{Destination: "/x", Type: "bind", Source: "/nowhere/at/all"}, err: "mount source of /x", class: errdefs.IsInvalidArgument},
+		{name: "shared with the host", mount: specs.Mount{Destination: "/x", Type: "bind", Source: file, Options: []string{"rbind", "rshared"}}, err: "the mount at /x asks for shared propagation", class: errdefs.IsNotImplemented},
+		{name: "following the host", mount: specs.Mount{Destination: "/x", Type: "bind", Source: file, Options: []string{"rbind", "rslave"}}, guest: "virtiofs"},
 		{name: "relative source", mount: specs.Mount{Destination: "/x", Type: "bind", Source: "y"}, err: "not an absolute path", class: errdefs.IsInvalidArgument},
 		{name: "relative destination", mount: specs.Mount{Destination: "x", Type: "tmpfs"}, err: "not an absolute path", class: errdefs.IsInvalidArgument},
 		{name: "another type", mount: specs.Mount{Destination: "/nfs", Type: "nfs", Source: "server:/x"}, err: `type "nfs" at /nfs is not implemented`, class: errdefs.IsNotImplemented},

@@ -97,7 +97,7 @@ func TestMountedDirectories(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []vmm.Share{{Tag: "m0", Path: a}, {Tag: "m1", Path: b, ReadOnly: true}, {Tag: "m2", Path: a, ReadOnly: true}}
+	want := []vmm.Share{{Tag: "m0", Path: a}, {Tag: "m1", Path: b, ReadOnly: true, OneMount: true}, {Tag: "m2", Path: a, ReadOnly: true, OneMount: true}}
 	if !reflect.DeepEqual(p.Machine.Shares, want) {
 		t.Errorf("shares %+v, want %+v", p.Machine.Shares, want)
 	}
@@ -133,7 +133,7 @@ func TestMountedFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []vmm.Share{{Tag: "m0", Path: dir}, {Tag: "files-ro", Files: []string{a, b}, ReadOnly: true}, {Tag: "files", Files: []string{b}}}
+	want := []vmm.Share{{Tag: "m0", Path: dir, OneMount: true}, {Tag: "files-ro", Files: []string{a, b}, ReadOnly: true}, {Tag: "files", Files: []string{b}}}
 	if !reflect.DeepEqual(p.Machine.Shares, want) {
 		t.Errorf("shares %+v, want %+v", p.Machine.Shares, want)
 	}

@@ -47,7 +47,7 @@ func newDevices(vs *vsock.Device, shares []vmm.Share, other func(vmm.Share) (*os
 			d.list = append(d.list, servedDevice{theirs: theirs})
 			continue
 		}
-		files, err := newShare(s, report)
+		files, err := virtiofs.New(s, report)
 		if err != nil {
 			return nil, err
 		}
@@ -58,13 +58,6 @@ func newDevices(vs *vsock.Device, shares []vmm.Share, other func(vmm.Share) (*os
 	}
 	d.watcher = virtiofs.NewWatcher(byTag)
 	return d, nil
-}
-
-func newShare(s vmm.Share, report func(error)) (*virtiofs.Device, error) {
-	if len(s.Files) > 0 {
-		return virtiofs.NewFiles(s.Files, s.ReadOnly, report)
-	}
-	return virtiofs.New(s.Path, s.ReadOnly, report)
 }
 
 func (d *devices) add(dev vhostuser.Device, files *virtiofs.Device) error {

@@ -43,7 +43,7 @@ func (fs *fileSystem) make(h *fuse.InHeader, name string, mode uint32, out *fuse
 		if err := again(func() error { return do(dir) }); err != nil {
 			return err
 		}
-		fd, err := openChild(dir, name)
+		fd, err := fs.openChild(dir, name)
 		if err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 
+	"github.com/applevm/applevm/vmm"
 	"github.com/applevm/applevm/vmm/vhostuser"
 )
 
@@ -46,24 +47,21 @@ type Device struct {
 	watching bool
 }
 
-// New returns a device that shares the directory at path, which is opened now: what
-// is mounted there later, or whether it still is, makes no difference. Faults of
+// New returns a device that serves a share, whose directory or files are opened now: what is
+// mounted in their place later, or whether they still are there, makes no difference. Faults of
 // the guest and of the server are given to report, which must not block.
-func New(path string, readOnly bool, report func(error)) (*Device, error) {
-	fs, err := newFileSystem(path, readOnly)
+func New(s vmm.Share, report func(error)) (*Device, error) {
+	var fs *fileSystem
+	var err error
+	if len(s.Files) > 0 {
+		fs, err = newFiles(s.Files, s.ReadOnly)
+	} else {
+		fs, err = newFileSystem(s.Path, s.ReadOnly)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return newDevice(fs, report), nil
-}
-
-// NewFiles returns a device that shares regular files, and nothing beside them: its
-// tree is a directory that holds the first by the name "0", the second by "1" and so on.
-func NewFiles(paths []string, readOnly bool, report func(error)) (*Device, error) {
-	fs, err := newFiles(paths, readOnly)
-	if err != nil {
-		return nil, err
-	}
+	fs.oneMount = s.OneMount
 	return newDevice(fs, report), nil
 }
 

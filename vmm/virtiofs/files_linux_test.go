@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/applevm/applevm/vmm"
 )
 
 // A guest that is given files gets these, and nothing of the directories that they are
@@ -16,7 +18,7 @@ func TestFilesAlone(t *testing.T) {
 	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
 	must(t, os.WriteFile(a, []byte("one"), 0o644), os.WriteFile(b, []byte("two"), 0o644),
 		os.WriteFile(filepath.Join(dir, "sibling"), []byte("secret"), 0o644), os.Symlink("b", filepath.Join(dir, "link")))
-	dev, err := NewFiles([]string{a, filepath.Join(dir, "link")}, false, func(err error) { t.Error(err) })
+	dev, err := New(vmm.Share{Files: []string{a, filepath.Join(dir, "link")}}, func(err error) { t.Error(err) })
 	must(t, err)
 	g := &guest{t: t, dev: dev, uid: uint32(os.Getuid()), gid: uint32(os.Getgid())}
 	if e, _ := g.ask(opInit, 0, pack(uint32(7), uint32(31), uint32(0), uint32(0))); e != 0 {
@@ -76,7 +78,7 @@ func TestFilesAlone(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{dir, filepath.Join(dir, "missing"), "/dev/null"} {
-		if dev, err := NewFiles([]string{a, bad}, true, nil); err == nil {
+		if dev, err := New(vmm.Share{Files: []string{a, bad}, ReadOnly: true}, nil); err == nil {
 			_ = dev.Close()
 			t.Errorf("%s is shared as a file", bad)
 		}

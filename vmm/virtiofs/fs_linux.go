@@ -32,6 +32,7 @@ const (
 type fileSystem struct {
 	fuse.RawFileSystem
 	readOnly bool
+	oneMount bool    // what is mounted below is not shared
 	owners   *owners // nil for root, whose files have the owners that they have
 	root     *node
 	files    map[string]int // descriptors of what is in the root, if that is all there is
@@ -254,19 +255,25 @@ func (fs *fileSystem) change(id uint64, name string, do func(dir *node) error) f
 }
 
 // openChild names a file in a directory, a symbolic link itself.
-func openChild(dir *node, name string) (int, error) {
-	return ignoringEINTR(func() (int, error) {
-		return unix.Openat2(dir.fd, name, &unix.OpenHow{
-			Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
-			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_SYMLINKS,
-		})
-	})
+func (fs *fileSystem) openChild(dir *node, name string) (int, error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_SYMLINKS,
+	}
+	if fs.oneMount {
+		how.Resolve |= unix.RESOLVE_NO_XDEV
+	}
+	fd, err := ignoringEINTR(func() (int, error) { return unix.Openat2(dir.fd, name, &how) })
+	if err == unix.EXDEV { //nolint:errorlint // system calls return it bare
+		err = unix.EACCES
+	}
+	return fd, err
 }
 
 // child is openChild for directories that there may be no more than an idea of.
 func (fs *fileSystem) child(dir *node, name string) (int, error) {
 	if fs.files == nil || dir != fs.root {
-		return openChild(dir, name)
+		return fs.openChild(dir, name)
 	}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()

@@ -475,3 +475,27 @@ func TestCopyIsBounded(t *testing.T) {
 		t.Errorf("%v, % x", e, out)
 	}
 }
+
+// What is mounted below a share is in it, also what is mounted later; or none of it is.
+func TestMountsBelow(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to mount")
+	}
+	g, dir := newGuest(t, false)
+	one, oneDir := newGuest(t, false)
+	one.dev.fs.oneMount = true
+	for _, d := range []string{dir, oneDir} {
+		below := filepath.Join(d, "below")
+		must(t, os.Mkdir(below, 0o755), unix.Mount("tmpfs", below, "tmpfs", 0, "size=1m"))
+		t.Cleanup(func() { _ = unix.Unmount(below, unix.MNT_DETACH) })
+		must(t, os.WriteFile(filepath.Join(below, "f"), []byte("mounted"), 0o644))
+	}
+	n := g.lookup(g.lookup(rootNode, "below"), "f")
+	_, h := g.open(n, unix.O_RDONLY)
+	if e, b := g.read(n, h, 0, 100); e != 0 || string(b) != "mounted" {
+		t.Errorf("read %q, %v", b, e)
+	}
+	if e, _ := one.ask(opLookup, rootNode, pack("below")); e != unix.EACCES {
+		t.Errorf("a mount that is not shared: %v", e)
+	}
+}

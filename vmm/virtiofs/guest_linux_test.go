@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/applevm/applevm/vmm"
 )
 
 // guest makes requests as a guest does, good ones and others.
@@ -36,7 +38,7 @@ func newGuestIn(t testing.TB, top string, readOnly bool) (g *guest, dir string) 
 	if err := os.WriteFile(outside, []byte("secret"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	dev, err := New(dir, readOnly, func(err error) { t.Error(err) })
+	dev, err := New(vmm.Share{Path: dir, ReadOnly: readOnly}, func(err error) { t.Error(err) })
 	if err != nil {
 		t.Fatal(err)
 	}

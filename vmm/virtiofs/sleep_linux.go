@@ -63,7 +63,7 @@ func (fs *fileSystem) use(n *node) error {
 func (fs *fileSystem) wake(dir, n *node) error {
 	name := n.name
 	fs.mu.Unlock()
-	fd, err := openChild(dir, name)
+	fd, err := fs.openChild(dir, name)
 	var stx *unix.Statx_t
 	if err == nil {
 		stx, err = stat(fd)
@@ -123,7 +123,7 @@ func (fs *fileSystem) letSleep() {
 
 // moved notes the new name of a file that the guest has moved.
 func (fs *fileSystem) moved(dir *node, name string) {
-	fd, err := openChild(dir, name)
+	fd, err := fs.openChild(dir, name)
 	if err != nil {
 		return
 	}
