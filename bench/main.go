@@ -70,7 +70,7 @@ func bench(ctx context.Context, pattern string, runs int, out string) error {
 		return err
 	}
 	e := &env{runs: runs, report: &report{keep: re.MatchString}}
-	groups := slices.Concat([]group{coldStart, startup, vsockGroup, networkGroup, sharingGroup, stdio, faults}, unpackGroups(), []group{writableImage, snapshotsGroup, pull})
+	groups := slices.Concat([]group{coldStart, startup, vsockGroup, networkGroup, sharingGroup, fileEventsGroup, stdio, faults}, unpackGroups(), []group{writableImage, snapshotsGroup, pull})
 	for _, g := range groups {
 		wanted := false
 		for _, r := range g.rows {
