@@ -26,9 +26,9 @@ const (
 	// readSize is how much of a blob is read at a time, in bytes. Each read of
 	// containerd's content store is one call.
 	readSize = 1 << 20
-	// hashSize is how much of the tar is hashed at a time, in bytes. The tar
-	// reader asks for single blocks of 512 bytes.
-	hashSize = 128 << 10
+	// pieceSize is how much of the tar is decompressed and then hashed at a time, in
+	// bytes: what a processor's cache keeps in between, and a block of zstd.
+	pieceSize = 128 << 10
 	// maxWindow bounds the memory that a zstd stream can claim, in bytes. It
 	// is the most that the zstd tool takes without being asked to (--long=27).
 	maxWindow = 128 << 20
@@ -75,8 +75,8 @@ func Convert(ctx context.Context, mediaType string, blob io.Reader, f *os.File, 
 	defer plain.Close()
 
 	hash := sha256.New()
-	count := &countingReader{r: io.TeeReader(ctxio.Reader(ctx, plain), hash)}
-	tar := bufio.NewReaderSize(count, hashSize)
+	// There is no buffer in between: the decompressor writes to the image's.
+	tar := &countingReader{r: io.TeeReader(pieces{ctxio.Reader(ctx, plain)}, hash)}
 
 	w := ext4.NewLayerWriter(f, ext4.LayerOptions{Root: manifest.LayerRoot})
 	// ReadTar reads past the tar's end marker: the diffID covers what follows
@@ -90,7 +90,7 @@ func Convert(ctx context.Context, mediaType string, blob io.Reader, f *os.File, 
 	}
 	return Result{
 		DiffID: digest.NewDigest(digest.SHA256, hash),
-		Size:   count.n,
+		Size:   tar.n,
 		Read:   in.n,
 		Stats:  stats,
 	}, nil
@@ -140,6 +140,11 @@ func decompress(blob *bufio.Reader, opts ConvertOptions) (io.ReadCloser, error) 
 func isSkippable(head []byte) bool {
 	return len(head) == 4 && head[0]&0xf0 == 0x50 && bytes.Equal(head[1:], []byte{0x2a, 0x4d, 0x18})
 }
+
+// pieces reads at most pieceSize at a time.
+type pieces struct{ r io.Reader }
+
+func (p pieces) Read(b []byte) (int, error) { return p.r.Read(b[:min(len(b), pieceSize)]) }
 
 // countingReader counts what is read through it.
 type countingReader struct {

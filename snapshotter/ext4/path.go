@@ -17,8 +17,15 @@ func cleanPath(p string) (string, error) {
 	if strings.IndexByte(p, 0) >= 0 {
 		return "", fmt.Errorf("path %q has a NUL: %w", p, errdefs.ErrInvalidArgument)
 	}
+	// What nearly all paths have at their ends costs no copy.
+	for strings.HasPrefix(p, "./") || strings.HasPrefix(p, "/") {
+		p = p[strings.IndexByte(p, '/')+1:]
+	}
+	p = strings.TrimRight(p, "/")
 	clean := true
-	for part := range strings.SplitSeq(p, "/") {
+	for rest, more := p, true; more; {
+		var part string
+		part, rest, more = strings.Cut(rest, "/")
 		switch {
 		case part == "..":
 			return "", fmt.Errorf("path %q has \"..\": %w", p, errdefs.ErrInvalidArgument)

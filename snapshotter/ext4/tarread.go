@@ -57,7 +57,7 @@ func (w *LayerWriter) readTar(ctx context.Context, r io.Reader) error {
 		if err == io.EOF { //nolint:errorlint // archive/tar returns it bare; a wrapped one is an error of r
 			break
 		}
-		if err != nil && !errors.Is(err, tar.ErrInsecurePath) { // paths are checked here
+		if err != nil {
 			return tarError(err)
 		}
 		w.entries++
@@ -273,7 +273,8 @@ func (w *LayerWriter) newNode(ctx context.Context, hdr *tar.Header, body *sparse
 		if strings.IndexByte(hdr.Linkname, 0) >= 0 {
 			return nil, fmt.Errorf("symlink target has a NUL: %w", errdefs.ErrInvalidArgument)
 		}
-		n.target, n.size = hdr.Linkname, int64(len(hdr.Linkname))
+		// A copy: the header's may be part of a megabyte of PAX records.
+		n.target, n.size = strings.Clone(hdr.Linkname), int64(len(hdr.Linkname))
 	case tar.TypeChar, tar.TypeBlock:
 		n.mode |= modeChar
 		if hdr.Typeflag == tar.TypeBlock {

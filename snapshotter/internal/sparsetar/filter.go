@@ -14,16 +14,16 @@ const maxSpecialSize = 1 << 20
 // look plain: a PAX header's records of the sparse map get another name, and an
 // old GNU header gets the type of a regular file.
 //
-// It depends on archive/tar reading one block for each header and nothing
-// ahead. So when tar.Reader.Next returns, the header block of that entry was the
-// last to go through, and what begin has reset tells of that entry alone. The
-// size of the contents, which PAX records and names have a say in, is then known
-// from archive/tar (expect); the filter finds only the size of headers' own
-// contents by itself. Whatever archive/tar refuses may go through as it is.
+// A filter is for one entry's headers. It depends on archive/tar reading one block
+// for each header and nothing ahead. So when tar.Reader.Next returns, the header
+// block of that entry was the last to go through, and the entry's contents follow in
+// src. Their size, which PAX records have a say in, is then known from archive/tar;
+// the filter finds only the size of headers' own contents by itself. Whatever
+// archive/tar refuses may go through as it is.
 type filter struct {
-	src  io.Reader
+	src  *source
 	out  []byte // to hand out before anything else
-	left uint64 // bytes to the next header that go straight through
+	left uint64 // bytes to the next header block that go straight through
 	raw  bool   // the end: all goes straight through
 	err  error  // of src, once out has been handed out
 
@@ -34,11 +34,8 @@ type filter struct {
 	gnu *[blockSize]byte // the entry's header block, if it is of the old GNU format
 }
 
-// begin forgets the entry before.
-func (f *filter) begin() { f.pax, f.gnu = nil, nil }
-
-// expect lets contents of size bytes, with their padding, pass.
-func (f *filter) expect(size int64) { f.left = padded(size) }
+// begin forgets the entry before, but not its room for a PAX header.
+func (f *filter) begin(src *source) { *f = filter{src: src, buf: f.buf} }
 
 // padded rounds up to whole blocks. A size near the largest needs the sign bit.
 func padded(size int64) uint64 { return (uint64(size) + blockSize - 1) &^ (blockSize - 1) }
@@ -99,7 +96,7 @@ func (f *filter) header() {
 		case typ == tar.TypeXHeader && size <= maxSpecialSize:
 			f.paxHeader(int(size))
 		default:
-			f.expect(size)
+			f.left = padded(size)
 		}
 	case tar.TypeGNUSparse:
 		f.gnuHeader()

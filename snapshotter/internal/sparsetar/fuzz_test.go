@@ -83,3 +83,35 @@ func FuzzSameAsArchiveTar(f *testing.F) {
 		_, _ = compare(t, b)
 	})
 }
+
+// FuzzOrdinaryEntries changes what ordinary entries say: a field of the header
+// block, and the PAX records, a line each, whose lengths are right. The block's
+// checksum is, too.
+func FuzzOrdinaryEntries(f *testing.F) {
+	f.Add("path=a\nmtime=1.5\nSCHILY.xattr.user.a=b", []byte("0000017"), uint16(108), byte('0'), false, uint16(5000))
+	f.Add("size=5\nuid=1\ngid=2\nuname=u\ngname=g\natime=1\nctime=2.000000001", []byte("x"), uint16(0), byte('0'), false, uint16(5000))
+	f.Add("linkpath=a\nlinkpath=", []byte("target"), uint16(157), byte('2'), false, uint16(5000))
+	f.Add("", []byte("prefix"), uint16(345), byte('5'), false, uint16(5000))
+	f.Add("", []byte("12345678901 12345678901 "), uint16(345), byte('0'), true, uint16(5000))
+	f.Add("GNU.sparse.major=1", []byte("tar\x00"), uint16(508), byte('x'), false, uint16(700))
+	f.Fuzz(func(t *testing.T, records string, field []byte, at uint16, typ byte, gnu bool, cut uint16) {
+		format := tar.FormatUSTAR
+		if gnu {
+			format = tar.FormatGNU
+		}
+		var b []byte
+		if records != "" {
+			b = sparsetest.AppendPAX(b, strings.Split(records, "\n")...)
+		}
+		entry := tarOf(t, tar.Header{Name: "dir/file", Size: 7, Mode: 0o644, Uname: "root", Gname: "root", Format: format})
+		entry[typeOffset] = typ
+		copy(entry[at%512:512], field)
+		sparsetest.Seal((*[512]byte)(entry))
+		b = append(append(b, entry[:1024]...), tarOf(t, tar.Header{Name: "after", Format: format})...)
+		b = b[:min(len(b), int(cut))]
+		_, _ = compare(t, b)
+		compareHeaders(t, bytes.NewReader(b), bytes.NewReader(b))
+	})
+}
+
+const typeOffset = 156

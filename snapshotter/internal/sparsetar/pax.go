@@ -131,8 +131,8 @@ func (m *paxMap) apply(hdr *tar.Header) error {
 }
 
 // fragments returns the map, which version 1.0 has at the begin of the entry's
-// contents, and how many bytes it takes there.
-func (m *paxMap) fragments(contents io.Reader) ([]Fragment, int64, error) {
+// contents.
+func (m *paxMap) fragments(contents io.Reader) ([]Fragment, error) {
 	if m.version1() {
 		return readMap10(contents)
 	}
@@ -143,7 +143,7 @@ func (m *paxMap) fragments(contents io.Reader) ([]Fragment, int64, error) {
 		numbers = strings.Count(text, ",") + 1
 	}
 	if err != nil || numbers%2 != 0 || n != int64(numbers/2) {
-		return nil, 0, fmt.Errorf("a map of %d numbers for %.40q fragments: %w", numbers, m.records[keyNumBlocks], tar.ErrHeader)
+		return nil, fmt.Errorf("a map of %d numbers for %.40q fragments: %w", numbers, m.records[keyNumBlocks], tar.ErrHeader)
 	}
 	list := make([]Fragment, n)
 	for i := range list {
@@ -151,10 +151,10 @@ func (m *paxMap) fragments(contents io.Reader) ([]Fragment, int64, error) {
 		offset, text, _ = strings.Cut(text, ",")
 		length, text, _ = strings.Cut(text, ",")
 		if list[i], err = parseFragment(offset, length); err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 	}
-	return list, 0, nil
+	return list, nil
 }
 
 func parseFragment(offset, length string) (Fragment, error) {
@@ -170,7 +170,7 @@ func parseFragment(offset, length string) (Fragment, error) {
 // fragments, then each one's offset and length; what is left of the last block
 // is padding. The numbers are decimal: the manual says octal, which GNU tar does
 // not write.
-func readMap10(r io.Reader) ([]Fragment, int64, error) {
+func readMap10(r io.Reader) ([]Fragment, error) {
 	var text []byte
 	var read int64
 	line := func() (string, error) {
@@ -194,27 +194,27 @@ func readMap10(r io.Reader) ([]Fragment, int64, error) {
 	}
 	first, err := line()
 	if err != nil {
-		return nil, 0, err
+		return nil, err
 	}
 	n, err := strconv.ParseInt(first, 10, 0)
 	if err != nil || n < 0 {
-		return nil, 0, fmt.Errorf("%.40q fragments: %w", first, tar.ErrHeader)
+		return nil, fmt.Errorf("%.40q fragments: %w", first, tar.ErrHeader)
 	}
 	var list []Fragment // grows with what is read, not with what n claims
 	for range n {
 		offset, err := line()
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		length, err := line()
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		f, err := parseFragment(offset, length)
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		list = append(list, f)
 	}
-	return list, read, nil
+	return list, nil
 }

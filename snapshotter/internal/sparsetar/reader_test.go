@@ -323,7 +323,7 @@ type errorReader struct{ err error }
 
 func (r errorReader) Read([]byte) (int, error) { return 0, r.err }
 
-// BenchmarkNext compares what an entry costs with and without the filter.
+// BenchmarkNext compares what an ordinary entry costs here and in archive/tar.
 func BenchmarkNext(b *testing.B) {
 	headers := make([]tar.Header, 1000)
 	for i := range headers {
