@@ -104,6 +104,18 @@ func Watchers(ctx context.Context) (string, error) {
 	return debian(ctx, "watchers-bookworm.tar", WatchersRef, "procps,nodejs,inotify-tools")
 }
 
+// DevelopersRef is the name of Developers' image.
+const DevelopersRef = "docker.io/library/developers:bookworm"
+
+// Developers is Debian's image with PostgreSQL, its programs in PostgresBin, git and
+// OpenSSH's client.
+func Developers(ctx context.Context) (string, error) {
+	return debian(ctx, "developers-bookworm.tar", DevelopersRef, "procps,postgresql-15,git,openssh-client")
+}
+
+// PostgresBin is the directory of PostgreSQL's programs in Developers.
+const PostgresBin = "/usr/lib/postgresql/15/bin"
+
 // debian makes an image with further packages.
 func debian(ctx context.Context, file, ref, packages string) (string, error) {
 	args := []string{
