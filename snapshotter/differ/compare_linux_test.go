@@ -93,11 +93,9 @@ func guestMain(arg string) error {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return "", err
 		}
-		out, err := exec.Command("mount", "-t", "ext4", "-o", "loop,"+options, image, dir).CombinedOutput()
-		if err != nil {
-			return "", fmt.Errorf("mount %s: %w: %s", image, err, out)
-		}
-		return dir, nil
+		// Others look for a free loop device at the same time: mount(8) gives up then.
+		m := mount.Mount{Type: "ext4", Source: image, Options: append([]string{"loop"}, strings.Split(options, ",")...)}
+		return dir, m.Mount(dir)
 	}
 	var lower []string
 	for i, l := range job.Layers {

@@ -6,12 +6,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	ctdmount "github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,8 +20,10 @@ import (
 func mount(t testing.TB, image, options string) string {
 	t.Helper()
 	dir := t.TempDir()
-	if out, err := exec.Command("mount", "-t", "ext4", "-o", "loop,"+options, image, dir).CombinedOutput(); err != nil {
-		t.Fatalf("mount %s: %v\n%s", image, err, out)
+	// Others look for a free loop device at the same time: mount(8) gives up then.
+	m := ctdmount.Mount{Type: "ext4", Source: image, Options: append([]string{"loop"}, strings.Split(options, ",")...)}
+	if err := m.Mount(dir); err != nil {
+		t.Fatalf("mount %s: %v", image, err)
 	}
 	t.Cleanup(func() { unmount(t, dir) })
 	return dir
