@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/containerd/log"
@@ -15,6 +16,10 @@ import (
 // millisecond, or several if it is emulated.
 const raiseTimeout = 10 * time.Second
 
+// watchesPause is how soon the guest is asked again what is watched: one that always has
+// something new does not keep the host busy.
+const watchesPause = 100 * time.Millisecond
+
 // followShares has processes that watch files of the host's hear what the host does to them,
 // until the machine ends.
 func (c *container) followShares() {
@@ -25,6 +30,12 @@ func (c *container) followShares() {
 	ctx := c.machineContext()
 	go c.raiseFileEvents(ctx, w)
 	warned := false
+	warn := func(err error) {
+		if !warned && !c.machineEnded() {
+			warned = true
+			log.G(ctx).WithError(err).Warn("processes of the container do not hear of all changes that the host makes to files")
+		}
+	}
 	for known := ""; ; {
 		var r *guestv1.WaitWatchesResponse
 		err := c.machine.Call(ctx, 0, func(ctx context.Context) (err error) {
@@ -44,9 +55,16 @@ func (c *container) followShares() {
 				files[s.GetShare()] = append(files[s.GetShare()], s.GetFiles()...)
 			}
 		}
-		if err := w.WatchShares(files); err != nil && !warned && !c.machineEnded() {
-			warned = true
-			log.G(ctx).WithError(err).Warn("processes of the container do not hear of all changes that the host makes to files")
+		if r.GetCut() || n > api.MaxWatches {
+			warn(fmt.Errorf("they watch more than %d files", api.MaxWatches))
+		}
+		if err := w.WatchShares(files); err != nil {
+			warn(err)
+		}
+		select {
+		case <-time.After(watchesPause):
+		case <-ctx.Done():
+			return
 		}
 	}
 }
