@@ -131,7 +131,7 @@ func (f *filter) paxHeader(size int) {
 	}
 	if pax.sparse() {
 		f.pax = pax
-		hideRecords(records)
+		_ = renameRecords(records, sparsePrefix, hiddenPrefix) // they have been parsed
 	}
 }
 

@@ -39,20 +39,20 @@ type paxMap struct {
 func parsePAX(b []byte) (*paxMap, error) {
 	m := &paxMap{map[string]string{}}
 	var list []string
-	for len(b) > 0 {
-		key, value, rest, err := cutRecord(b)
+	for s := string(b); s != ""; {
+		key, value, rest, err := cutRecord(s)
 		if err != nil {
 			return nil, err
 		}
-		b = rest
-		switch k := string(key); {
-		case k == keyOffset || k == keyNumBytes:
-			if (k == keyOffset) != (len(list)%2 == 0) || bytes.IndexByte(value, ',') >= 0 {
-				return nil, fmt.Errorf("%s out of place: %w", k, tar.ErrHeader)
+		s = rest
+		switch {
+		case key == keyOffset || key == keyNumBytes:
+			if (key == keyOffset) != (len(list)%2 == 0) || strings.IndexByte(value, ',') >= 0 {
+				return nil, fmt.Errorf("%s out of place: %w", key, tar.ErrHeader)
 			}
-			list = append(list, string(value))
-		case strings.HasPrefix(k, sparsePrefix):
-			m.records[k] = string(value)
+			list = append(list, value)
+		case strings.HasPrefix(key, sparsePrefix):
+			m.records[key] = value
 		}
 	}
 	if len(list) > 0 {
@@ -61,38 +61,39 @@ func parsePAX(b []byte) (*paxMap, error) {
 	return m, nil
 }
 
-// cutRecord takes the first record, "length key=value\n", off b. The key is part
-// of b.
-func cutRecord(b []byte) (key, value, rest []byte, err error) {
-	digits, tail, ok := bytes.Cut(b, []byte(" "))
-	n, perr := strconv.ParseInt(string(digits), 10, 0)
-	if !ok || perr != nil || n > int64(len(b)) {
-		return nil, nil, nil, fmt.Errorf("length of a record: %w", tar.ErrHeader)
+// cutRecord takes the first record, "length key=value\n", off s.
+func cutRecord(s string) (key, value, rest string, err error) {
+	digits, tail, ok := strings.Cut(s, " ")
+	n, perr := strconv.ParseInt(digits, 10, 0)
+	if !ok || perr != nil || n > int64(len(s)) {
+		return "", "", "", fmt.Errorf("length of a record: %w", tar.ErrHeader)
 	}
 	n -= int64(len(digits)) + 1
 	if n <= 0 || tail[n-1] != '\n' {
-		return nil, nil, nil, fmt.Errorf("length of a record: %w", tar.ErrHeader)
+		return "", "", "", fmt.Errorf("length of a record: %w", tar.ErrHeader)
 	}
-	key, value, ok = bytes.Cut(tail[:n-1], []byte("="))
-	if !ok || len(key) == 0 || bytes.IndexByte(key, 0) >= 0 {
-		return nil, nil, nil, fmt.Errorf("key of a record: %w", tar.ErrHeader)
+	key, value, ok = strings.Cut(tail[:n-1], "=")
+	if !ok || key == "" || strings.IndexByte(key, 0) >= 0 {
+		return "", "", "", fmt.Errorf("key of a record: %w", tar.ErrHeader)
 	}
 	return key, value, tail[n:], nil
 }
 
-// hideRecords renames the records of a sparse map in place. They have been
-// parsed.
-func hideRecords(b []byte) {
-	for len(b) > 0 {
-		key, _, rest, err := cutRecord(b)
+// renameRecords gives the keys of records that begin with a prefix another one, in place. It
+// must be as long.
+func renameRecords(b []byte, from, to string) error {
+	for s := string(b); s != ""; {
+		key, value, rest, err := cutRecord(s)
 		if err != nil {
-			return
+			return err
 		}
-		if bytes.HasPrefix(key, []byte(sparsePrefix)) {
-			copy(key, hiddenPrefix)
+		if strings.HasPrefix(key, from) {
+			end := len(b) - len(rest) - len("\n") - len(value) - len("=")
+			copy(b[end-len(key):], to)
 		}
-		b = rest
+		s = rest
 	}
+	return nil
 }
 
 // version1 says whether the map is of version 1.0.

@@ -44,8 +44,8 @@ func (p *paxRecords) parse(b []byte) bool {
 	clear(p.all)
 	clear(p.xattrs)
 	for s := string(b); s != ""; {
-		key, value, rest, ok := nextRecord(s)
-		if !ok || value == "" || !p.take(key, value) {
+		key, value, rest, err := cutRecord(s)
+		if err != nil || value == "" || !p.take(key, value) {
 			return false
 		}
 		p.all[key] = value
@@ -112,25 +112,6 @@ func (p *paxRecords) apply(h *tar.Header) {
 			h.ChangeTime = p.ctime
 		}
 	}
-}
-
-// nextRecord cuts the first record, "length key=value\n", off s.
-func nextRecord(s string) (key, value, rest string, ok bool) {
-	digits, _, found := strings.Cut(s, " ")
-	n, isNumber := decimal(digits)
-	if !found || !isNumber || n > int64(len(s)) {
-		return "", "", "", false
-	}
-	from := len(digits) + 1
-	end := int(n) - 1 // of the newline
-	if end < from || s[end] != '\n' {
-		return "", "", "", false
-	}
-	key, value, found = strings.Cut(s[from:end], "=")
-	if !found || key == "" || strings.IndexByte(key, 0) >= 0 {
-		return "", "", "", false
-	}
-	return key, value, s[n:], true
 }
 
 // maxDigits is how many digits always make a number of 64 bits.

@@ -87,7 +87,8 @@ func mapText(list []Fragment, size int64) []byte {
 	return append(b, make([]byte, -len(b)&(blockSize-1))...)
 }
 
-// showRecords is hideRecords undone, in the PAX header that b begins with.
+// showRecords shows the records of a sparse map that were hidden from archive/tar, in the PAX
+// header that b begins with.
 func showRecords(b []byte) error {
 	if len(b) < 2*blockSize || b[typeOffset] != tar.TypeXHeader {
 		return errors.New("archive/tar has written no PAX header")
@@ -96,14 +97,5 @@ func showRecords(b []byte) error {
 	if err != nil || size > int64(len(b)-blockSize) {
 		return fmt.Errorf("archive/tar's PAX header of %d bytes: %w", size, tar.ErrHeader)
 	}
-	for rest := b[blockSize:][:size]; len(rest) > 0; {
-		var key []byte
-		if key, _, rest, err = cutRecord(rest); err != nil {
-			return err
-		}
-		if bytes.HasPrefix(key, []byte(hiddenPrefix)) {
-			copy(key, sparsePrefix)
-		}
-	}
-	return nil
+	return renameRecords(b[blockSize:][:size], hiddenPrefix, sparsePrefix)
 }
