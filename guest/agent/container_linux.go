@@ -42,17 +42,16 @@ type container struct {
 	updateMu  sync.Mutex            // one update at a time
 	resources *specs.LinuxResources // in force
 
-	pauseMu   sync.Mutex       // one pause or resume at a time
-	freezers  []*freezer       // of the disks that it may write to: that of its changes, and those that the spec mounts
-	syncer    *freezer         // of the directories that the host shares; nil if there are none
-	disks     []string         // IDs of those that the spec mounts
-	shares    []string         // where those are mounted that the spec mounts
-	sharesMu  sync.RWMutex     // for writing: they are unmounted
-	watchable []watchableShare // the same; it stays
-	appeared  chan struct{}    // there are new files in one
-	volumes   []volume         // that may be new
-	sockets   *sockets         // of the host; nil if there are none
-	files     files            // that were made for it
+	pauseMu  sync.Mutex    // one pause or resume at a time
+	freezers []*freezer    // of the disks that it may write to: that of its changes, and those that the spec mounts
+	syncer   *freezer      // of the directories that the host shares; nil if there are none
+	disks    []string      // IDs of those that the spec mounts
+	shares   []share       // that the spec mounts
+	sharesMu sync.RWMutex  // of shares once the container is made: who writes unmounts them
+	appeared chan struct{} // there are new files in one
+	volumes  []volume      // that may be new
+	sockets  *sockets      // of the host; nil if there are none
+	files    files         // that were made for it
 
 	mu        sync.Mutex
 	execs     map[string]*process

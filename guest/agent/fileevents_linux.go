@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,39 +15,20 @@ import (
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
 )
 
-// watchableShare is a share whose files processes may watch.
-type watchableShare struct {
-	tag, path string
-	device    uint64 // as stat(2) has it
-}
-
-func newWatchableShare(tag, path string) (watchableShare, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return watchableShare{}, &os.PathError{Op: "stat", Path: path, Err: err}
-	}
-	return watchableShare{tag, path, st.Dev}, nil
-}
-
 // raiseFileEvents has the kernel tell who watches files of a share what was done to them: it
 // does the same once more, in requests by which the share knows that nothing is to be done.
 func (c *container) raiseFileEvents(req *guestv1.RaiseFileEventsRequest) error {
 	if n := len(req.GetEvents()); n > api.MaxFileEvents {
 		return invalid("%d events of files, more than %d", n, api.MaxFileEvents)
 	}
-	var share watchableShare
-	for _, s := range c.watchable {
-		if s.tag == req.GetShare() {
-			share = s
-		}
-	}
-	if share.tag == "" {
-		return invalid("container %q has no share %q", c.id, req.GetShare())
-	}
-	// It is not unmounted meanwhile.
+	// They are not unmounted meanwhile.
 	c.sharesMu.RLock()
 	defer c.sharesMu.RUnlock()
-	mount, err := os.Open(share.path)
+	i := slices.IndexFunc(c.shares, func(s share) bool { return s.tag == req.GetShare() })
+	if i < 0 {
+		return invalid("container %q has no share %q", c.id, req.GetShare())
+	}
+	mount, err := os.Open(c.shares[i].path)
 	if err != nil {
 		return err
 	}

@@ -33,13 +33,8 @@ func waitListeners(ctx context.Context, netDir, known string) (*guestv1.WaitList
 			return nil, err
 		}
 		r := &guestv1.WaitListenersResponse{Listeners: list}
-		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
-		if err != nil {
-			return nil, err
-		}
-		sum := sha256.Sum256(b)
-		if r.Digest = hex.EncodeToString(sum[:8]); r.Digest != known {
-			return r, nil
+		if r.Digest, err = digestOf(r); err != nil || r.Digest != known {
+			return r, err
 		}
 		select {
 		case <-ctx.Done():
@@ -47,6 +42,16 @@ func waitListeners(ctx context.Context, netDir, known string) (*guestv1.WaitList
 		case <-time.After(listenersPeriod):
 		}
 	}
+}
+
+// digestOf tells answers apart.
+func digestOf(answer proto.Message) (string, error) {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(answer)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:8]), nil
 }
 
 // States of sockets (include/net/tcp_states.h); UDP's unconnected ones are "closed".

@@ -19,6 +19,12 @@ import (
 // section 5.11.4).
 const maxShareTag = 36
 
+// share is a directory that the host shares, mounted for the spec.
+type share struct {
+	tag, path string
+	device    uint64 // as stat(2) has it
+}
+
 // mountShares mounts the directories that the spec's mounts share, and makes these
 // binds of them: a user namespace may bind, but not mount one itself.
 func (c *container) mountShares(spec *specs.Spec) error {
@@ -42,23 +48,24 @@ func (c *container) mountShares(spec *specs.Spec) error {
 			return invalid("%q is no file of a share", m.Source)
 		}
 		target := filepath.Join(dir, tag)
-		if !slices.Contains(c.shares, target) {
+		if !slices.ContainsFunc(c.shares, func(s share) bool { return s.tag == tag }) {
 			if err := mountShare(&guestv1.Share{Tag: tag}, target); err != nil {
 				return err
 			}
-			c.shares = append(c.shares, target)
-			s, err := newWatchableShare(tag, target)
-			if err != nil {
-				return err
+			c.shares = append(c.shares, share{tag: tag, path: target})
+			var st unix.Stat_t
+			if err := unix.Stat(target, &st); err != nil {
+				return &os.PathError{Op: "stat", Path: target, Err: err}
 			}
-			c.watchable = append(c.watchable, s)
+			c.shares[len(c.shares)-1].device = st.Dev
+			synced = append(synced, target)
 		}
 		makeBind(m, filepath.Join(target, file))
 		if copyUp {
 			c.volumes = append(c.volumes, volume{m.Source, m.Destination})
 		}
 	}
-	if synced = append(synced, c.shares...); len(synced) > 0 {
+	if len(synced) > 0 {
 		c.syncer = newSyncer(synced)
 	}
 	return nil
@@ -75,10 +82,10 @@ func (c *container) unmountShares() error {
 	c.sharesMu.Lock()
 	defer c.sharesMu.Unlock()
 	for len(c.shares) > 0 {
-		if err := unix.Unmount(c.shares[0], 0); err != nil {
+		if err := unix.Unmount(c.shares[0].path, 0); err != nil {
 			return fmt.Errorf("unmount a directory that the host shares: %w", err)
 		}
-		_ = os.Remove(c.shares[0])
+		_ = os.Remove(c.shares[0].path)
 		c.shares = c.shares[1:]
 	}
 	return nil

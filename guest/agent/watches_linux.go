@@ -3,7 +3,6 @@ package agent
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
@@ -36,17 +35,20 @@ const (
 // waitWatches answers as soon as the digest of the files that are watched is not known.
 func (c *container) waitWatches(ctx context.Context, known string) (*guestv1.WaitWatchesResponse, error) {
 	devices := map[uint64]string{}
-	for _, s := range c.watchable {
+	c.sharesMu.RLock()
+	for _, s := range c.shares {
 		devices[s.device] = s.tag
 	}
+	c.sharesMu.RUnlock()
 	for {
 		started := time.Now()
 		files, err := watchedFiles("/proc", devices)
 		if err != nil {
 			return nil, fmt.Errorf("look which files are watched: %w", err)
 		}
-		if r := watchesResponse(files); r.Digest != known {
-			return r, nil
+		r, err := watchesResponse(files)
+		if err != nil || r.Digest != known {
+			return r, err
 		}
 		pause := max(watchesPeriod, time.Duration(float64(time.Since(started))/watchesShare))
 		select {
@@ -60,9 +62,8 @@ func (c *container) waitWatches(ctx context.Context, known string) (*guestv1.Wai
 }
 
 // watchesResponse is the answer that names these files, by their shares' tags.
-func watchesResponse(files map[string]map[uint64]bool) *guestv1.WaitWatchesResponse {
-	r := &guestv1.WaitWatchesResponse{}
-	sum := sha256.New()
+func watchesResponse(files map[string]map[uint64]bool) (r *guestv1.WaitWatchesResponse, err error) {
+	r = &guestv1.WaitWatchesResponse{}
 	left := api.MaxWatches
 	for _, tag := range slices.Sorted(maps.Keys(files)) {
 		list := slices.Sorted(maps.Keys(files[tag]))
@@ -71,10 +72,9 @@ func watchesResponse(files map[string]map[uint64]bool) *guestv1.WaitWatchesRespo
 		}
 		left -= len(list)
 		r.Shares = append(r.Shares, &guestv1.WatchedFiles{Share: tag, Files: list})
-		_, _ = fmt.Fprintf(sum, "%s %d\n", tag, list)
 	}
-	r.Digest = hex.EncodeToString(sum.Sum(nil)[:8])
-	return r
+	r.Digest, err = digestOf(r)
+	return r, err
 }
 
 // watchedFiles lists the files that processes watch, by the tags of the file systems that

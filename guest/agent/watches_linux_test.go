@@ -76,14 +76,21 @@ func TestWatchesAreBounded(t *testing.T) {
 	for i := range uint64(api.MaxWatches) {
 		many[i] = true
 	}
-	r := watchesResponse(map[string]map[uint64]bool{"m0": {5: true, 3: true}, "m1": many})
+	respond := func(files map[string]map[uint64]bool) *guestv1.WaitWatchesResponse {
+		r, err := watchesResponse(files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	r := respond(map[string]map[uint64]bool{"m0": {5: true, 3: true}, "m1": many})
 	if len(r.Shares) != 2 || !slices.Equal(r.Shares[0].Files, []uint64{3, 5}) || len(r.Shares[1].Files) != api.MaxWatches-2 || !r.Cut {
 		t.Errorf("%d shares, cut: %v", len(r.Shares), r.Cut)
 	}
-	if again := watchesResponse(map[string]map[uint64]bool{"m0": {3: true, 5: true}, "m1": many}); again.Digest != r.Digest {
+	if again := respond(map[string]map[uint64]bool{"m0": {3: true, 5: true}, "m1": many}); again.Digest != r.Digest {
 		t.Errorf("digests %s and %s of the same", again.Digest, r.Digest)
 	}
-	if other := watchesResponse(map[string]map[uint64]bool{"m0": {3: true}}); other.Digest == r.Digest || other.Cut {
+	if other := respond(map[string]map[uint64]bool{"m0": {3: true}}); other.Digest == r.Digest || other.Cut {
 		t.Errorf("%v", other)
 	}
 }
@@ -91,7 +98,7 @@ func TestWatchesAreBounded(t *testing.T) {
 // The host says what to do, but not where.
 func TestRaiseIsRefused(t *testing.T) {
 	dir := t.TempDir()
-	c := &container{id: "c", watchable: []watchableShare{{tag: "m0", path: dir}}, appeared: make(chan struct{}, 1)}
+	c := &container{id: "c", shares: []share{{tag: "m0", path: dir}}, appeared: make(chan struct{}, 1)}
 	if err := c.raiseFileEvents(&guestv1.RaiseFileEventsRequest{Share: "m1"}); err == nil || !strings.Contains(err.Error(), `container "c" has no share "m1"`) {
 		t.Error(err)
 	}
