@@ -36,7 +36,7 @@ var fileEventsRows = []string{"file-events/latency", "file-events/idle-100k", "f
 var fileEventsGroup = group{rows: fileEventsRows, run: runFileEvents}
 
 // runFileEvents measures how long it takes until inotifywait in a container tells of a file
-// that the host has written, beside an inotifywait on the host, and what it costs that a
+// that the host has written, beside inotify on the host, and what it costs that a
 // tree of 100,000 files is watched, beside the same container where nobody hears of the host.
 func runFileEvents(ctx context.Context, e *env) (retErr error) {
 	if runtime.GOOS != "linux" {

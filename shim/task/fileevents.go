@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/containerd/log"
@@ -79,24 +80,19 @@ func (c *container) raiseFileEvents(ctx context.Context, w vmm.ShareWatcher) {
 		if changes.Lost > 0 {
 			log.G(ctx).Warnf("processes of the container do not hear of %d changes of files: there were too many at once", changes.Lost)
 		}
-		if len(changes.Changes) == 0 {
-			continue
-		}
-		req := &guestv1.RaiseFileEventsRequest{ContainerId: c.id, Share: changes.Tag, Group: changes.Group}
-		for _, e := range changes.Changes {
-			req.Events = append(req.Events, &guestv1.FileEvent{
-				Kind: guestv1.FileEvent_Kind(e.What), Node: e.File, Name: []byte(e.Name), Type: e.Type, Attributes: e.Attributes,
-			})
-		}
-		for len(req.Events) > 0 {
-			part := &guestv1.RaiseFileEventsRequest{ContainerId: req.ContainerId, Share: req.Share, Group: req.Group, Events: req.Events[:min(len(req.Events), api.MaxFileEvents)]}
-			req.Events = req.Events[len(part.Events):]
+		for part := range slices.Chunk(changes.Changes, api.MaxFileEvents) {
+			req := &guestv1.RaiseFileEventsRequest{ContainerId: c.id, Share: changes.Tag, Group: changes.Group}
+			for _, e := range part {
+				req.Events = append(req.Events, &guestv1.FileEvent{
+					Kind: guestv1.FileEvent_Kind(e.What), Node: e.File, Name: []byte(e.Name), Type: e.Type, Attributes: e.Attributes,
+				})
+			}
 			err := c.machine.Call(ctx, raiseTimeout, func(ctx context.Context) error {
-				_, err := c.machine.Guest().RaiseFileEvents(ctx, part)
+				_, err := c.machine.Guest().RaiseFileEvents(ctx, req)
 				return err
 			})
 			if err != nil && !c.machineEnded() {
-				log.G(ctx).WithError(err).Warnf("processes of the container do not hear of %d changes of files", len(part.Events))
+				log.G(ctx).WithError(err).Warnf("processes of the container do not hear of %d changes of files", len(part))
 			}
 		}
 	}

@@ -5,19 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync"
 
 	"golang.org/x/sys/unix"
 )
 
 // inotify is an instance of inotify(7). A library's would know files by their paths: here
-// descriptors name them, so that none can be put in another's place.
+// descriptors name them, so that none can be put in another's place. add and remove must not be
+// called beside close, or after it.
 type inotify struct {
 	file *os.File
-
-	mu     sync.Mutex
-	fd     int
-	closed bool
+	fd   int // the file's, which File.Fd would make blocking
 }
 
 // event is one that inotify has told of.
@@ -40,11 +37,6 @@ func openInotify() (*inotify, error) {
 
 // add watches what the descriptor fd names.
 func (i *inotify) add(fd int, mask uint32) (int32, error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.closed {
-		return 0, os.ErrClosed
-	}
 	wd, err := ignoringEINTR(func() (int, error) { return unix.InotifyAddWatch(i.fd, procPath(fd), mask) })
 	if errors.Is(err, unix.ENOSPC) {
 		err = errors.New("this user watches too many files: raise the kernel parameter fs.inotify.max_user_watches")
@@ -53,11 +45,7 @@ func (i *inotify) add(fd int, mask uint32) (int32, error) {
 }
 
 func (i *inotify) remove(wd int32) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if !i.closed {
-		_, _ = unix.InotifyRmWatch(i.fd, uint32(wd)) // the file may be gone, and its watch with it
-	}
+	_, _ = unix.InotifyRmWatch(i.fd, uint32(wd)) // the file may be gone, and its watch with it
 }
 
 // read waits for events. It returns an error when i is closed.
@@ -79,9 +67,4 @@ func (i *inotify) read(buf []byte) ([]event, error) {
 	return out, nil
 }
 
-func (i *inotify) close() {
-	i.mu.Lock()
-	i.closed = true
-	i.mu.Unlock()
-	_ = i.file.Close()
-}
+func (i *inotify) close() { _ = i.file.Close() }

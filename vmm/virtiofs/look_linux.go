@@ -59,13 +59,7 @@ func (l *look) at(p place, mask uint32) (out []vmm.ShareChange, again uint32) {
 	if isOwn && own.at.After(f.at) {
 		f.at = own.at // who makes a file sets its attributes, too
 	}
-	switch {
-	case f.running > 0:
-		return out, mask & fileEvents
-	case f.isLast(stx):
-		return out, 0
-	}
-	return append(out, changed(p.id, p.name, mask)), 0
+	return f.changed(out, p.id, p.name, mask, stx)
 }
 
 // knows returns which file the guest knows by a name.
@@ -103,18 +97,19 @@ func (fs *fileSystem) lookAtItself(n *node, mask uint32) (out []vmm.ShareChange,
 		return out, 0
 	}
 	f, _ := fs.recent.ofFile(n.id)
-	switch {
-	case f.running > 0:
-		return nil, mask & fileEvents
-	case f.isLast(stx):
-		return nil, 0
-	}
-	return append(out, changed(n.id, "", mask)), 0
+	return f.changed(nil, n.id, "", mask, stx)
 }
 
-// isLast tells whether nobody has changed the file since the guest has.
-func (f ownFile) isLast(stx *unix.Statx_t) bool {
-	return !f.at.IsZero() && !time.Unix(stx.Ctime.Sec, int64(stx.Ctime.Nsec)).After(f.at)
+// changed adds that a file was changed, unless nobody has changed it since the guest has. While
+// the guest still does so it returns the events instead.
+func (f ownFile) changed(out []vmm.ShareChange, id uint64, name string, mask uint32, stx *unix.Statx_t) (_ []vmm.ShareChange, again uint32) {
+	switch {
+	case f.running > 0:
+		return out, mask & fileEvents
+	case !f.at.IsZero() && !time.Unix(stx.Ctime.Sec, int64(stx.Ctime.Nsec)).After(f.at):
+		return out, 0
+	}
+	return append(out, vmm.ShareChange{What: vmm.ShareChanged, File: id, Name: name, Attributes: mask&unix.IN_MODIFY == 0}), 0
 }
 
 func gone(dir uint64, name string, isDir bool) vmm.ShareChange {
@@ -123,10 +118,6 @@ func gone(dir uint64, name string, isDir bool) vmm.ShareChange {
 		what = vmm.ShareDirGone
 	}
 	return vmm.ShareChange{What: what, File: dir, Name: name}
-}
-
-func changed(id uint64, name string, mask uint32) vmm.ShareChange {
-	return vmm.ShareChange{What: vmm.ShareChanged, File: id, Name: name, Attributes: mask&unix.IN_MODIFY == 0}
 }
 
 func statIn(dir int, name string) (*unix.Statx_t, error) {

@@ -2,6 +2,7 @@ package virtiofs
 
 import (
 	"math/rand/v2"
+	"slices"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -29,12 +30,7 @@ func (fs *fileSystem) pretence(h *fuse.InHeader) (vmm.ShareEvent, bool) {
 // pretends reports whether a request pretends to do one of these.
 func (fs *fileSystem) pretends(h *fuse.InHeader, what ...vmm.ShareEvent) bool {
 	is, ok := fs.pretence(h)
-	for _, w := range what {
-		if ok && is == w {
-			return true
-		}
-	}
-	return false
+	return ok && slices.Contains(what, is)
 }
 
 // former gives the guest the file that was in a directory by the name: the one that it knows,

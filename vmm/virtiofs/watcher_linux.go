@@ -250,33 +250,28 @@ func (w *Watcher) take() (out vmm.ShareChanges, next time.Time) {
 	now := time.Now()
 	order := w.order
 	w.order = nil
-	looks := map[string]*look{}
+	var l *look // at the share's files
 	for _, p := range order {
 		c := w.pending[p]
-		other := out.Tag != "" && out.Tag != p.tag
+		other := l != nil && p.tag != out.Tag
 		if c.due.After(now) || other || len(out.Changes) >= maxChanges {
 			w.order = append(w.order, p)
-			if next.IsZero() || c.due.Before(next) {
-				next = c.due
-			}
 			continue
 		}
 		delete(w.pending, p)
-		l := looks[p.tag]
 		if l == nil {
 			l = &look{fs: w.devices[p.tag].fs}
-			looks[p.tag] = l
+			out.Tag, out.Group = p.tag, l.fs.mark
 		}
 		list, again := l.at(p, c.mask)
 		if again != 0 {
-			due := now.Add(settleFor)
-			w.add(p, change{again, due})
-			if next.IsZero() || due.Before(next) {
-				next = due
-			}
+			w.add(p, change{again, now.Add(settleFor)})
 		}
-		if len(list) > 0 {
-			out.Tag, out.Group, out.Changes = p.tag, l.fs.mark, append(out.Changes, list...)
+		out.Changes = append(out.Changes, list...)
+	}
+	for _, c := range w.pending {
+		if next.IsZero() || c.due.Before(next) {
+			next = c.due
 		}
 	}
 	return out, next
@@ -286,8 +281,8 @@ func (w *Watcher) take() (out vmm.ShareChanges, next time.Time) {
 func (w *Watcher) Close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.closed = true
-	if w.notify != nil {
+	if w.notify != nil && !w.closed {
 		w.notify.close()
 	}
+	w.closed = true
 }
