@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/applevm/applevm/vmm"
 )
 
 func TestNamesThatAreNone(t *testing.T) {
@@ -482,14 +484,14 @@ func TestMountsBelow(t *testing.T) {
 		t.Skip("needs root, to mount")
 	}
 	g, dir := newGuest(t, false)
-	one, oneDir := newGuest(t, false)
-	one.dev.fs.oneMount = true
-	for _, d := range []string{dir, oneDir} {
-		below := filepath.Join(d, "below")
-		must(t, os.Mkdir(below, 0o755), unix.Mount("tmpfs", below, "tmpfs", 0, "size=1m"))
-		t.Cleanup(func() { _ = unix.Unmount(below, unix.MNT_DETACH) })
-		must(t, os.WriteFile(filepath.Join(below, "f"), []byte("mounted"), 0o644))
-	}
+	dev, err := New(vmm.Share{Path: dir, OneMount: true}, func(err error) { t.Error(err) })
+	must(t, err)
+	t.Cleanup(func() { must(t, dev.Close()) })
+	one := &guest{t: t, dev: dev}
+	below := filepath.Join(dir, "below")
+	must(t, os.Mkdir(below, 0o755), unix.Mount("tmpfs", below, "tmpfs", 0, "size=1m"))
+	t.Cleanup(func() { _ = unix.Unmount(below, unix.MNT_DETACH) })
+	must(t, os.WriteFile(filepath.Join(below, "f"), []byte("mounted"), 0o644))
 	n := g.lookup(g.lookup(rootNode, "below"), "f")
 	_, h := g.open(n, unix.O_RDONLY)
 	if e, b := g.read(n, h, 0, 100); e != 0 || string(b) != "mounted" {
