@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,13 +25,9 @@ func TestFileEvents(t *testing.T) {
 	s := userStack(t)
 	importImage(t, s, images.Watchers)
 	src, out := userDir(t, s, "src"), userDir(t, s, "out")
-	write := func(name, text string) {
+	put := func(name, text string) {
 		t.Helper()
-		path := filepath.Join(src, name)
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		giveToUser(t, path)
+		write(t, filepath.Join(src, name), text)
 	}
 	events := func() []string { return strings.Split(readAll(t, filepath.Join(out, "events")), "\n") }
 	expect := func(lines ...string) {
@@ -42,44 +36,42 @@ func TestFileEvents(t *testing.T) {
 			waitFor(t, fmt.Sprintf("%q", l), func() bool { return slices.Contains(events(), l) })
 		}
 	}
-	if err := os.Mkdir(filepath.Join(src, "sub"), 0o755); err != nil {
-		t.Fatal(err)
+	// A watch takes a moment until the host knows of it.
+	probe := func(file string, dirs ...string) {
+		t.Helper()
+		for _, dir := range dirs {
+			n := 0
+			waitFor(t, "an event in "+dir, func() bool {
+				n++
+				put(file, fmt.Sprint(n))
+				time.Sleep(100 * time.Millisecond)
+				return slices.ContainsFunc(events(), func(l string) bool { return strings.Contains(l, " "+dir+"/"+file+" ") })
+			})
+		}
+	}
+	for _, f := range []string{"a", "b", "sub/c"} {
+		put(f, "1st")
 	}
 	giveToUser(t, filepath.Join(src, "sub"))
-	for _, f := range []string{"a", "b", "sub/c"} {
-		write(f, "1st")
-	}
 	id := name(t)
 	t.Cleanup(func() { remove(t, s, id) })
 	args := slices.Concat([]string{"-d"}, bindArg(src, "/src"), bindArg(src, "/ro", "ro"), bindArg(out, "/out"))
 	must(t, s.CtrRun(t.Context(), append(args, images.WatchersRef, id, "bash", "-c", tellEvents)...))
-	// A watch takes a moment until the host knows of it.
-	for i, dir := range []string{"/src", "/src/sub", "/ro", "/ro/sub"} {
-		sub := ""
-		if i%2 == 1 {
-			sub = "sub/"
-		}
-		n := 0
-		waitFor(t, "an event in "+dir, func() bool {
-			n++
-			write(sub+"probe", fmt.Sprint(n))
-			time.Sleep(100 * time.Millisecond)
-			return slices.ContainsFunc(events(), func(l string) bool { return strings.Contains(l, " "+dir+"/probe ") })
-		})
-	}
+	probe("probe", "/src", "/ro")
+	probe("sub/probe", "/src", "/ro")
 
 	// As many bytes as before: the size does not tell.
-	write("a", "2nd")
-	write("sub/c", "2nd")
+	put("a", "2nd")
+	put("sub/c", "2nd")
 	expect("MODIFY /src/a 2nd", "MODIFY /ro/a 2nd", "MODIFY /src/sub/c 2nd", "MODIFY /ro/sub/c 2nd")
-	write("new", "new")
+	put("new", "new")
 	expect("CREATE /src/new new", "CREATE /ro/new new")
 	if err := os.Remove(filepath.Join(src, "new")); err != nil {
 		t.Fatal(err)
 	}
 	expect("DELETE /src/new ", "DELETE /ro/new ")
 	// As editors save.
-	write(".b.tmp", "2nd")
+	put(".b.tmp", "2nd")
 	if err := os.Rename(filepath.Join(src, ".b.tmp"), filepath.Join(src, "b")); err != nil {
 		t.Fatal(err)
 	}
@@ -98,13 +90,7 @@ func TestFileEvents(t *testing.T) {
 	}
 	giveToUser(t, filepath.Join(src, "dir"))
 	expect("CREATE,ISDIR /src/dir ", "CREATE,ISDIR /ro/dir ")
-	n := 0
-	waitFor(t, "an event in the new directory", func() bool {
-		n++
-		write("dir/file", fmt.Sprint(n))
-		time.Sleep(100 * time.Millisecond)
-		return slices.ContainsFunc(events(), func(l string) bool { return strings.Contains(l, " /src/dir/file ") })
-	})
+	probe("dir/file", "/src")
 	if err := os.RemoveAll(filepath.Join(src, "dir")); err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +98,7 @@ func TestFileEvents(t *testing.T) {
 
 	// What the container does is no news to it.
 	must(t, s.CtrExec(t.Context(), "--exec-id", "x", id, "bash", "-c", "echo mine >/src/mine && chmod 600 /src/mine && mkdir /src/own && rm /src/a"))
-	write("b", "3rd")
+	put("b", "3rd")
 	expect("MODIFY /src/b 3rd", "MODIFY /ro/b 3rd")
 	var kinds []string
 	for _, l := range events() {
@@ -141,25 +127,16 @@ func TestDevServer(t *testing.T) {
 	edit := func(version string) {
 		t.Helper()
 		text := `require("http").createServer((q, a) => a.end("` + version + `")).listen(3000)`
-		if err := os.WriteFile(filepath.Join(app, "server.js"), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		write(t, filepath.Join(app, "server.js"), text)
 	}
 	edit("version 1")
-	giveToUser(t, filepath.Join(app, "server.js"))
 	id := name(t)
 	t.Cleanup(func() { remove(t, s, id) })
 	args := append([]string{"-d", "--annotation", "dev.applevm.publish=127.0.0.1:" + port + ":3000"}, bindArg(app, "/app")...)
 	must(t, s.CtrRun(t.Context(), append(args, images.WatchersRef, id, "node", "--watch", "/app/server.js")...))
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	serves := func(version string) bool {
-		r, err := client.Get("http://127.0.0.1:" + port + "/")
-		if err != nil {
-			return false
-		}
-		defer r.Body.Close()
-		b, err := io.ReadAll(r.Body)
-		return err == nil && string(b) == version
+		page, _, ok := getPage(port)
+		return ok && page == version
 	}
 	waitFor(t, "the server", func() bool { return serves("version 1") })
 	next := time.Now()

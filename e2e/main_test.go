@@ -253,3 +253,15 @@ func giveToUser(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 }
+
+// write writes a file of the user's, with the directories that it is in.
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	giveToUser(t, path)
+}

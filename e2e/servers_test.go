@@ -26,6 +26,19 @@ func importImage(t *testing.T, s *stack.Stack, archive func(context.Context) (st
 	}
 }
 
+// getPage asks for the page of the HTTP server at a port of the host's loopback. It returns what the
+// server calls itself as well, and whether there is a page.
+func getPage(port string) (page, server string, ok bool) {
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	r, err := client.Get("http://127.0.0.1:" + port + "/")
+	if err != nil {
+		return "", "", false
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(r.Body)
+	return string(b), r.Header.Get("Server"), err == nil && r.StatusCode == http.StatusOK
+}
+
 // redisClient keeps asking until a Redis called by a name has kept what it was told.
 func redisClient(host string) string {
 	return "for i in $(seq 200); do redis-cli -h " + host + " set greeting hello && break; sleep 0.2; done; redis-cli -h " + host + " get greeting"
@@ -45,17 +58,12 @@ func TestServersUnprivileged(t *testing.T) {
 	}
 	run("redis", nil, "redis-server", "--protected-mode", "no", "--save", "", "--bind", "* -::*")
 	run("web", []string{"--annotation", "dev.applevm.publish=127.0.0.1:" + port + ":80"}, "nginx", "-g", "daemon off;")
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	var page string
 	waitFor(t, "nginx's page", func() bool {
-		r, err := client.Get("http://127.0.0.1:" + port + "/")
-		if err != nil {
-			return false
-		}
-		defer r.Body.Close()
-		b, err := io.ReadAll(r.Body)
-		page = string(b)
-		return err == nil && r.StatusCode == http.StatusOK && strings.HasPrefix(r.Header.Get("Server"), "nginx")
+		var server string
+		var ok bool
+		page, server, ok = getPage(port)
+		return ok && strings.HasPrefix(server, "nginx")
 	})
 	if !strings.Contains(page, "Welcome to nginx!") {
 		t.Errorf("the page is %q", page)

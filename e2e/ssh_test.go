@@ -199,15 +199,3 @@ head -c 3000000 /dev/urandom >more; git add more; git commit -q -m more; git pus
 	}
 	must(t, asUser(t, dir, "git", "-C", repo, "fsck", "--full", "--strict"))
 }
-
-// write writes a file of the user's, with the directories that it is in.
-func write(t *testing.T, path, text string) {
-	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	giveToUser(t, path)
-}
