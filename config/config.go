@@ -49,6 +49,8 @@ type Machine struct {
 	BootTimeout Duration `toml:"boot_timeout" comment:"How long a guest may take from the VMM's start to the agent's call."`
 	// FileEvents says that processes which watch files of the host hear what the host does to them.
 	FileEvents bool `toml:"file_events" comment:"Processes that watch files of the host (inotify) hear what the host does to them."`
+	// Translate has programs of the other architecture (arm64, amd64) run.
+	Translate bool `toml:"translate" comment:"Programs of the other architecture (arm64, amd64) run where the host has Rosetta, or on Linux qemu-user-static."`
 }
 
 // Network modes.
@@ -122,6 +124,7 @@ func Default() Config {
 			MemoryMiB:   512,
 			BootTimeout: Duration(60 * time.Second),
 			FileEvents:  true,
+			Translate:   true,
 		},
 		Network: Network{
 			Default:        NetworkUser,

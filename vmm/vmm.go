@@ -77,6 +77,12 @@ type Config struct {
 	// Root, if it is not nil, is a directory that the VMM's process makes its root once
 	// it has opened its files. A driver may lack this.
 	Root *os.File
+	// Translator shares the driver's translator of programs (see Translator) with the
+	// guest, under the tag TranslatorTag.
+	Translator bool
+	// Nested gives the guest the processor's virtualization, so that it can run
+	// machines of its own. A driver may lack this, or find that the host does.
+	Nested bool
 }
 
 // NIC is one network interface.

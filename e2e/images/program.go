@@ -10,24 +10,34 @@ import (
 	"strings"
 )
 
-// program returns the command of a program of a Debian release's package, without installing
-// it: unpacked to dir/PACKAGE and run with its own libraries. path is where it is in the package.
-func program(ctx context.Context, dir, release, pkg, path string) ([]string, error) {
+// unpack unpacks a Debian release's package, and all that it needs, without installing it: to dir/PACKAGE,
+// which it returns.
+func unpack(ctx context.Context, dir, release, pkg string) (string, error) {
 	args := []string{"--variant=extract", "--quiet", "--include=" + pkg, release}
 	tar, err := cached(ctx, pkg+"-"+release+".tar", strings.Join(args, "\x00"), func(_, out string) error {
 		return mmdebstrap(ctx, append(args, out)...)
 	})
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	root := filepath.Join(dir, pkg)
 	if err := os.Mkdir(root, 0o755); err != nil {
-		return nil, err
+		return "", err
 	}
 	// Device nodes and owners, which only root could make, are not needed.
 	out, err := exec.CommandContext(ctx, "tar", "-C", root, "--no-same-owner", "--exclude=./dev", "--exclude=./usr/share", "-xf", tar).CombinedOutput()
 	if err != nil {
-		return nil, fmt.Errorf("unpack %s: %w: %s", pkg, err, bytes.TrimSpace(out))
+		return "", fmt.Errorf("unpack %s: %w: %s", pkg, err, bytes.TrimSpace(out))
+	}
+	return root, nil
+}
+
+// program returns the command of a program of a Debian release's package, unpacked and run with its
+// own libraries. path is where it is in the package.
+func program(ctx context.Context, dir, release, pkg, path string) ([]string, error) {
+	root, err := unpack(ctx, dir, release, pkg)
+	if err != nil {
+		return nil, err
 	}
 	// Up to Debian 12 there are libraries in both directories.
 	loader, err := only(filepath.Join(root, "lib", loaders), filepath.Join(root, "usr/lib", loaders))
@@ -45,6 +55,13 @@ const loaders = "*-linux-gnu/ld-linux-*.so.*"
 // package is installed, it serves.
 func Sshd(ctx context.Context, dir string) ([]string, error) {
 	return program(ctx, dir, "bookworm", "openssh-server", "usr/sbin/sshd")
+}
+
+// UserEmulator returns QEMU's user mode emulator for an architecture, as QEMU calls it: a program that needs
+// no libraries, unpacked to dir.
+func UserEmulator(ctx context.Context, dir, arch string) (string, error) {
+	root, err := unpack(ctx, dir, "bookworm", "qemu-user-static")
+	return filepath.Join(root, "usr/bin/qemu-"+arch+"-static"), err
 }
 
 // only returns the one file that matches one of some patterns.

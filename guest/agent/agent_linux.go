@@ -46,6 +46,9 @@ type Agent struct {
 	reaper *reaper
 	oom    outOfMemory
 
+	translatorMu sync.Mutex // of translator
+	translator   translator
+
 	mu         sync.Mutex
 	containers map[string]*container
 	stopping   bool

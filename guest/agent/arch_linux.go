@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"debug/elf"
 	"encoding/binary"
-	"fmt"
 	"path"
 	"runtime"
 	"strings"
@@ -29,11 +28,11 @@ var machines = map[elf.Machine]string{
 // runsHere are the architectures that a machine's kernel may run besides its own.
 var runsHere = map[string]string{"amd64": "386", "arm64": "arm"}
 
-// checkArch returns an error that says so if p's program, or the interpreter in
-// its first line, is built for another architecture. The kernel's own answer
-// would be a bare "exec format error" after the start. What is not found, not
-// readable or no ELF is left to the kernel.
-func checkArch(root string, p *specs.Process, arch string) error {
+// programArch returns the architecture that p's program, or the interpreter in its first
+// line, is built for. For what is not found, not readable or no ELF it returns "": that is
+// left to the kernel. Its own answer to another architecture would be a bare "exec format error"
+// after the start.
+func programArch(root string, p *specs.Process) string {
 	for _, name := range candidates(p) {
 		head, err := readLimit(root, name, maxHead)
 		if err != nil {
@@ -43,18 +42,13 @@ func checkArch(root string, p *specs.Process, arch string) error {
 			line, _, _ := bytes.Cut(script, []byte("\n"))
 			if f := strings.Fields(string(line)); len(f) > 0 && path.IsAbs(f[0]) {
 				if head, err = readLimit(root, f[0], maxHead); err != nil {
-					return nil
+					return ""
 				}
 			}
 		}
-		built := elfArch(head)
-		if built == "" || built == arch || built == runsHere[arch] {
-			return nil
-		}
-		return fmt.Errorf("unable to start container process: exec: %q: exec format error: it is built for %s and this machine is %s; pull the image for linux/%s",
-			p.Args[0], built, arch, arch)
+		return elfArch(head)
 	}
-	return nil
+	return ""
 }
 
 // maxHead is how much of a program the kernel looks at (BINPRM_BUF_SIZE).

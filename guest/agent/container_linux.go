@@ -53,6 +53,9 @@ type container struct {
 	sockets  *sockets      // of the host; nil if there are none
 	files    files         // that were made for it
 
+	translator *guestv1.Translator // what the host said of it
+	daemon     *daemon             // that keeps its translations; nil if there is none
+
 	mu        sync.Mutex
 	execs     map[string]*process
 	deleted   bool // delete has begun
@@ -176,8 +179,18 @@ func (c *container) prepare(ctx context.Context, spec *specs.Spec, opts *guestv1
 	if err := resolveUser(&spec.Process.User, fs.path); err != nil {
 		return nil, err
 	}
-	if err := checkArch(fs.path, spec.Process, hostArch); err != nil {
+	if err := c.agent.setTranslator(opts.GetTranslator()); err != nil {
 		return nil, err
+	}
+	c.translator = opts.GetTranslator()
+	foreign, err := c.checkArch(spec.Process)
+	if err != nil {
+		return nil, err
+	}
+	if foreign {
+		if err := c.keepTranslations(spec, c.translator.GetSocket()); err != nil {
+			return nil, err
+		}
 	}
 	if err := completeDevices(spec); err != nil {
 		return nil, err
@@ -319,7 +332,7 @@ func (c *container) startExec(ctx context.Context, p *process) error {
 		s.abort()
 		return err
 	}
-	if err := checkArch(c.rootfs.path, p.spec, hostArch); err != nil {
+	if _, err := c.checkArch(p.spec); err != nil {
 		s.abort()
 		return err
 	}
@@ -440,6 +453,7 @@ func (c *container) release() error {
 		c.destroyed = true
 	}
 	c.sockets.close()
+	c.daemon.stop()
 	// What is still mounted must not be removed: it is the host's.
 	if err := errors.Join(c.unmountShares(), c.unmountDisks()); err != nil {
 		return err

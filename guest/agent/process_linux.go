@@ -95,6 +95,7 @@ func (p *process) watch() {
 	p.stdio.closeIn()
 	if p.id == "" {
 		p.container.killRest()
+		p.container.daemon.stop()
 	}
 	p.stdio.exited()
 	if p.id == "" {

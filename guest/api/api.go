@@ -10,7 +10,7 @@ package api
 
 // Version of the contract. It changes when an agent of the previous version
 // could not serve the host any more.
-const Version = 8
+const Version = 9
 
 // vsock ports on the host (CID 2) that the agent dials.
 const (

@@ -76,7 +76,7 @@ type DirectorySharingDeviceConfiguration interface{ directorySharingDeviceConfig
 // VirtioFileSystemDeviceConfiguration is a virtio file system device.
 type VirtioFileSystemDeviceConfiguration struct {
 	tag   string
-	share *SharedDirectory
+	share DirectoryShare
 }
 
 func (*VirtioFileSystemDeviceConfiguration) directorySharingDeviceConfiguration() {}
@@ -91,7 +91,7 @@ func NewVirtioFileSystemDeviceConfiguration(tag string) (*VirtioFileSystemDevice
 
 // SetDirectoryShare sets what it shares.
 func (c *VirtioFileSystemDeviceConfiguration) SetDirectoryShare(share DirectoryShare) {
-	c.share = share.(*SingleDirectoryShare).dir
+	c.share = share
 }
 
 // SharedDirectory is a directory.
@@ -109,12 +109,17 @@ func NewSharedDirectory(dirPath string, readOnly bool) (*SharedDirectory, error)
 }
 
 // DirectoryShare is what a device shares.
-type DirectoryShare interface{ directoryShare() }
+type DirectoryShare interface {
+	directoryShare()
+	directory() *SharedDirectory
+}
 
 // SingleDirectoryShare is one directory.
 type SingleDirectoryShare struct{ dir *SharedDirectory }
 
 func (*SingleDirectoryShare) directoryShare() {}
+
+func (s *SingleDirectoryShare) directory() *SharedDirectory { return s.dir }
 
 // NewSingleDirectoryShare returns one.
 func NewSingleDirectoryShare(share *SharedDirectory) (*SingleDirectoryShare, error) {

@@ -67,7 +67,8 @@ func NewVirtualMachine(config *VirtualMachineConfiguration) (*VirtualMachine, er
 	}
 	for _, d := range config.shares {
 		s := d.(*VirtioFileSystemDeviceConfiguration)
-		cfg.Shares = append(cfg.Shares, vmm.Share{Tag: s.tag, Path: s.share.path, ReadOnly: s.share.readOnly})
+		dir := s.share.directory()
+		cfg.Shares = append(cfg.Shares, vmm.Share{Tag: s.tag, Path: dir.path, ReadOnly: dir.readOnly})
 	}
 	for _, n := range config.network {
 		cfg.NICs = append(cfg.NICs, vmm.NIC{MAC: n.mac, MTU: n.attachment.mtu, File: n.attachment.file})

@@ -37,6 +37,8 @@ type Input struct {
 	Boot Boot
 	// Host is what the host has.
 	Host Host
+	// Translator is what the driver says of the host's (TranslatorOf).
+	Translator Translator
 	// Stat looks at a file of the host, following symbolic links (os.Stat).
 	Stat func(name string) (fs.FileInfo, error)
 	// IsEmpty tells whether a directory of the host has nothing in it (IsEmpty).
@@ -172,5 +174,9 @@ func New(in Input) (*Plan, error) {
 	}
 	p.Warnings = append(p.Warnings, warnings...)
 	p.Container = &guestv1.ContainerOptions{Spec: guest, Rootfs: rootfs, Interfaces: p.Network.interfaces()}
+	if p.Container.Translator, err = translator(spec.Annotations, in.Machine, in.Translator); err != nil {
+		return nil, err
+	}
+	p.Machine.Translator = p.Container.GetTranslator().GetShare() != ""
 	return p, nil
 }

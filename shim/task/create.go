@@ -72,6 +72,7 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		Wish:       plan.Size{CPUs: asked.CPUs, Memory: asked.MemoryMiB << 20},
 		Boot:       plan.Boot{Kernel: img.Kernel, Initrd: img.Initrd, Cmdline: img.Cmdline},
 		Host:       plan.Host{CPUs: runtime.NumCPU(), DefaultCPUs: machine.DefaultCPUs(drv), Memory: machine.HostMemory(), Name: hostName()},
+		Translator: plan.TranslatorOf(drv),
 		Stat:       os.Stat,
 		IsEmpty:    plan.IsEmpty,
 		ReadFile:   os.ReadFile,

@@ -49,6 +49,9 @@ func (d *driver) New(cfg vmm.Config) (vmm.Machine, error) {
 	if cfg.Arch == "" {
 		cfg.Arch = hostArch()
 	}
+	if err := addTranslator(&cfg); err != nil {
+		return nil, err
+	}
 	if err := validate(cfg); err != nil {
 		return nil, err
 	}

@@ -118,15 +118,34 @@ func addShares(p *plan, c *vz.VirtualMachineConfiguration) error {
 		if err != nil {
 			return explain("share "+s.dir, err)
 		}
-		dev, err := vz.NewVirtioFileSystemDeviceConfiguration(s.tag)
+		dev, err := sharing(s.tag, single)
 		if err != nil {
 			return explain("share "+s.dir, err)
 		}
-		dev.SetDirectoryShare(single)
+		devices = append(devices, dev)
+	}
+	if p.Translator {
+		s, err := translatorShare()
+		if err != nil {
+			return err
+		}
+		dev, err := sharing(vmm.TranslatorTag, s)
+		if err != nil {
+			return explain("Rosetta", err)
+		}
 		devices = append(devices, dev)
 	}
 	c.SetDirectorySharingDevicesVirtualMachineConfiguration(devices)
 	return nil
+}
+
+// sharing is a device that shares s.
+func sharing(tag string, s vz.DirectoryShare) (*vz.VirtioFileSystemDeviceConfiguration, error) {
+	dev, err := vz.NewVirtioFileSystemDeviceConfiguration(tag)
+	if err == nil {
+		dev.SetDirectoryShare(s)
+	}
+	return dev, err
 }
 
 func addNICs(p *plan, c *vz.VirtualMachineConfiguration, keep *files) error {

@@ -10,12 +10,17 @@ import (
 
 type driver struct{}
 
+var _ vmm.Translator = driver{}
+
 // New returns the driver. The program must be signed with the entitlement
 // com.apple.security.virtualization; without it machines fail to start.
 func New() vmm.Driver { return driver{} }
 
 // Name implements vmm.Driver.
 func (driver) Name() string { return "vz" }
+
+// Translates implements vmm.Translator.
+func (driver) Translates() (vmm.Translation, error) { return translates() }
 
 // New implements vmm.Driver.
 func (driver) New(cfg vmm.Config) (vmm.Machine, error) {

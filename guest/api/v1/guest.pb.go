@@ -1034,7 +1034,9 @@ type ContainerOptions struct {
 	ClockUnixNanos int64 `protobuf:"varint,4,opt,name=clock_unix_nanos,json=clockUnixNanos,proto3" json:"clock_unix_nanos,omitempty"`
 	// The container's network interfaces. They go into its network namespace if
 	// its spec asks for one; else the machine's own gets them.
-	Interfaces    []*Interface `protobuf:"bytes,5,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	Interfaces []*Interface `protobuf:"bytes,5,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	// Runs programs of another architecture.
+	Translator    *Translator `protobuf:"bytes,6,opt,name=translator,proto3" json:"translator,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1104,6 +1106,105 @@ func (x *ContainerOptions) GetInterfaces() []*Interface {
 	return nil
 }
 
+func (x *ContainerOptions) GetTranslator() *Translator {
+	if x != nil {
+		return x.Translator
+	}
+	return nil
+}
+
+// Translator is a program (Apple's Rosetta, QEMU) by which the machine runs those of another architecture.
+type Translator struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The other architecture, "amd64" or "arm64".
+	Arch string `protobuf:"bytes,1,opt,name=arch,proto3" json:"arch,omitempty"`
+	// The tag of the share that has it; empty if the machine has none.
+	Share string `protobuf:"bytes,2,opt,name=share,proto3" json:"share,omitempty"`
+	// Its file in the share: an interpreter for binfmt_misc.
+	Program string `protobuf:"bytes,3,opt,name=program,proto3" json:"program,omitempty"`
+	// A file in the share, if it is there, that keeps translations for later: "daemon daemon DIR" serves
+	// the socket DIR/uds/rosetta.sock.
+	Daemon string `protobuf:"bytes,4,opt,name=daemon,proto3" json:"daemon,omitempty"`
+	// Where the interpreter looks for that socket, in containers.
+	Socket string `protobuf:"bytes,5,opt,name=socket,proto3" json:"socket,omitempty"`
+	// What a user could do to have a translator, as the last part of an error's sentence.
+	Missing       string `protobuf:"bytes,6,opt,name=missing,proto3" json:"missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Translator) Reset() {
+	*x = Translator{}
+	mi := &file_guest_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Translator) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Translator) ProtoMessage() {}
+
+func (x *Translator) ProtoReflect() protoreflect.Message {
+	mi := &file_guest_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Translator.ProtoReflect.Descriptor instead.
+func (*Translator) Descriptor() ([]byte, []int) {
+	return file_guest_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Translator) GetArch() string {
+	if x != nil {
+		return x.Arch
+	}
+	return ""
+}
+
+func (x *Translator) GetShare() string {
+	if x != nil {
+		return x.Share
+	}
+	return ""
+}
+
+func (x *Translator) GetProgram() string {
+	if x != nil {
+		return x.Program
+	}
+	return ""
+}
+
+func (x *Translator) GetDaemon() string {
+	if x != nil {
+		return x.Daemon
+	}
+	return ""
+}
+
+func (x *Translator) GetSocket() string {
+	if x != nil {
+		return x.Socket
+	}
+	return ""
+}
+
+func (x *Translator) GetMissing() string {
+	if x != nil {
+		return x.Missing
+	}
+	return ""
+}
+
 // Interface is a network interface of the machine and what it is to be set to.
 type Interface struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1125,7 +1226,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_guest_proto_msgTypes[18]
+	mi := &file_guest_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1238,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[18]
+	mi := &file_guest_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1251,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{18}
+	return file_guest_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Interface) GetMac() []byte {
@@ -1207,7 +1308,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_guest_proto_msgTypes[19]
+	mi := &file_guest_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1320,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[19]
+	mi := &file_guest_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1333,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{19}
+	return file_guest_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Route) GetDestination() string {
@@ -1266,7 +1367,7 @@ type Rootfs struct {
 
 func (x *Rootfs) Reset() {
 	*x = Rootfs{}
-	mi := &file_guest_proto_msgTypes[20]
+	mi := &file_guest_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1379,7 @@ func (x *Rootfs) String() string {
 func (*Rootfs) ProtoMessage() {}
 
 func (x *Rootfs) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[20]
+	mi := &file_guest_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1392,7 @@ func (x *Rootfs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rootfs.ProtoReflect.Descriptor instead.
 func (*Rootfs) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{20}
+	return file_guest_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Rootfs) GetLower() []*Tree {
@@ -1327,7 +1428,7 @@ type Share struct {
 
 func (x *Share) Reset() {
 	*x = Share{}
-	mi := &file_guest_proto_msgTypes[21]
+	mi := &file_guest_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1440,7 @@ func (x *Share) String() string {
 func (*Share) ProtoMessage() {}
 
 func (x *Share) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[21]
+	mi := &file_guest_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1453,7 @@ func (x *Share) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Share.ProtoReflect.Descriptor instead.
 func (*Share) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{21}
+	return file_guest_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Share) GetTag() string {
@@ -1384,7 +1485,7 @@ type Tree struct {
 
 func (x *Tree) Reset() {
 	*x = Tree{}
-	mi := &file_guest_proto_msgTypes[22]
+	mi := &file_guest_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1396,7 +1497,7 @@ func (x *Tree) String() string {
 func (*Tree) ProtoMessage() {}
 
 func (x *Tree) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[22]
+	mi := &file_guest_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1409,7 +1510,7 @@ func (x *Tree) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tree.ProtoReflect.Descriptor instead.
 func (*Tree) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{22}
+	return file_guest_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Tree) GetDisk() string {
@@ -1453,7 +1554,7 @@ type File struct {
 
 func (x *File) Reset() {
 	*x = File{}
-	mi := &file_guest_proto_msgTypes[23]
+	mi := &file_guest_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1465,7 +1566,7 @@ func (x *File) String() string {
 func (*File) ProtoMessage() {}
 
 func (x *File) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[23]
+	mi := &file_guest_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1478,7 +1579,7 @@ func (x *File) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use File.ProtoReflect.Descriptor instead.
 func (*File) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{23}
+	return file_guest_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *File) GetPath() string {
@@ -1540,7 +1641,7 @@ type WaitListenersRequest struct {
 
 func (x *WaitListenersRequest) Reset() {
 	*x = WaitListenersRequest{}
-	mi := &file_guest_proto_msgTypes[24]
+	mi := &file_guest_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1653,7 @@ func (x *WaitListenersRequest) String() string {
 func (*WaitListenersRequest) ProtoMessage() {}
 
 func (x *WaitListenersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[24]
+	mi := &file_guest_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1666,7 @@ func (x *WaitListenersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitListenersRequest.ProtoReflect.Descriptor instead.
 func (*WaitListenersRequest) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{24}
+	return file_guest_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WaitListenersRequest) GetKnown() string {
@@ -1587,7 +1688,7 @@ type WaitListenersResponse struct {
 
 func (x *WaitListenersResponse) Reset() {
 	*x = WaitListenersResponse{}
-	mi := &file_guest_proto_msgTypes[25]
+	mi := &file_guest_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1599,7 +1700,7 @@ func (x *WaitListenersResponse) String() string {
 func (*WaitListenersResponse) ProtoMessage() {}
 
 func (x *WaitListenersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[25]
+	mi := &file_guest_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1612,7 +1713,7 @@ func (x *WaitListenersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitListenersResponse.ProtoReflect.Descriptor instead.
 func (*WaitListenersResponse) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{25}
+	return file_guest_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WaitListenersResponse) GetDigest() string {
@@ -1643,7 +1744,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_guest_proto_msgTypes[26]
+	mi := &file_guest_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1655,7 +1756,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_guest_proto_msgTypes[26]
+	mi := &file_guest_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1668,7 +1769,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_guest_proto_rawDescGZIP(), []int{26}
+	return file_guest_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Listener) GetProtocol() string {
@@ -1758,7 +1859,7 @@ const file_guest_proto_rawDesc = "" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
 	"\x05times\x18\x02 \x01(\x04R\x05times\x12\x16\n" +
 	"\x06killed\x18\x03 \x01(\x04R\x06killed\x12\x18\n" +
-	"\amachine\x18\x04 \x01(\bR\amachine\"\xed\x01\n" +
+	"\amachine\x18\x04 \x01(\bR\amachine\"\xab\x02\n" +
 	"\x10ContainerOptions\x12\x12\n" +
 	"\x04spec\x18\x01 \x01(\fR\x04spec\x120\n" +
 	"\x06rootfs\x18\x02 \x01(\v2\x18.applevm.guest.v1.RootfsR\x06rootfs\x12,\n" +
@@ -1766,7 +1867,18 @@ const file_guest_proto_rawDesc = "" +
 	"\x10clock_unix_nanos\x18\x04 \x01(\x03R\x0eclockUnixNanos\x12;\n" +
 	"\n" +
 	"interfaces\x18\x05 \x03(\v2\x1b.applevm.guest.v1.InterfaceR\n" +
-	"interfaces\"\xab\x01\n" +
+	"interfaces\x12<\n" +
+	"\n" +
+	"translator\x18\x06 \x01(\v2\x1c.applevm.guest.v1.TranslatorR\n" +
+	"translator\"\x9a\x01\n" +
+	"\n" +
+	"Translator\x12\x12\n" +
+	"\x04arch\x18\x01 \x01(\tR\x04arch\x12\x14\n" +
+	"\x05share\x18\x02 \x01(\tR\x05share\x12\x18\n" +
+	"\aprogram\x18\x03 \x01(\tR\aprogram\x12\x16\n" +
+	"\x06daemon\x18\x04 \x01(\tR\x06daemon\x12\x16\n" +
+	"\x06socket\x18\x05 \x01(\tR\x06socket\x12\x18\n" +
+	"\amissing\x18\x06 \x01(\tR\amissing\"\xab\x01\n" +
 	"\tInterface\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\fR\x03mac\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
@@ -1830,7 +1942,7 @@ func file_guest_proto_rawDescGZIP() []byte {
 }
 
 var file_guest_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_guest_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_guest_proto_goTypes = []any{
 	(FileEvent_Kind)(0),             // 0: applevm.guest.v1.FileEvent.Kind
 	(*WaitWatchesRequest)(nil),      // 1: applevm.guest.v1.WaitWatchesRequest
@@ -1851,50 +1963,52 @@ var file_guest_proto_goTypes = []any{
 	(*WaitEventsResponse)(nil),      // 16: applevm.guest.v1.WaitEventsResponse
 	(*OutOfMemory)(nil),             // 17: applevm.guest.v1.OutOfMemory
 	(*ContainerOptions)(nil),        // 18: applevm.guest.v1.ContainerOptions
-	(*Interface)(nil),               // 19: applevm.guest.v1.Interface
-	(*Route)(nil),                   // 20: applevm.guest.v1.Route
-	(*Rootfs)(nil),                  // 21: applevm.guest.v1.Rootfs
-	(*Share)(nil),                   // 22: applevm.guest.v1.Share
-	(*Tree)(nil),                    // 23: applevm.guest.v1.Tree
-	(*File)(nil),                    // 24: applevm.guest.v1.File
-	(*WaitListenersRequest)(nil),    // 25: applevm.guest.v1.WaitListenersRequest
-	(*WaitListenersResponse)(nil),   // 26: applevm.guest.v1.WaitListenersResponse
-	(*Listener)(nil),                // 27: applevm.guest.v1.Listener
+	(*Translator)(nil),              // 19: applevm.guest.v1.Translator
+	(*Interface)(nil),               // 20: applevm.guest.v1.Interface
+	(*Route)(nil),                   // 21: applevm.guest.v1.Route
+	(*Rootfs)(nil),                  // 22: applevm.guest.v1.Rootfs
+	(*Share)(nil),                   // 23: applevm.guest.v1.Share
+	(*Tree)(nil),                    // 24: applevm.guest.v1.Tree
+	(*File)(nil),                    // 25: applevm.guest.v1.File
+	(*WaitListenersRequest)(nil),    // 26: applevm.guest.v1.WaitListenersRequest
+	(*WaitListenersResponse)(nil),   // 27: applevm.guest.v1.WaitListenersResponse
+	(*Listener)(nil),                // 28: applevm.guest.v1.Listener
 }
 var file_guest_proto_depIdxs = []int32{
 	3,  // 0: applevm.guest.v1.WaitWatchesResponse.shares:type_name -> applevm.guest.v1.WatchedFiles
 	6,  // 1: applevm.guest.v1.RaiseFileEventsRequest.events:type_name -> applevm.guest.v1.FileEvent
 	0,  // 2: applevm.guest.v1.FileEvent.kind:type_name -> applevm.guest.v1.FileEvent.Kind
 	17, // 3: applevm.guest.v1.WaitEventsResponse.out_of_memory:type_name -> applevm.guest.v1.OutOfMemory
-	21, // 4: applevm.guest.v1.ContainerOptions.rootfs:type_name -> applevm.guest.v1.Rootfs
-	24, // 5: applevm.guest.v1.ContainerOptions.files:type_name -> applevm.guest.v1.File
-	19, // 6: applevm.guest.v1.ContainerOptions.interfaces:type_name -> applevm.guest.v1.Interface
-	20, // 7: applevm.guest.v1.Interface.routes:type_name -> applevm.guest.v1.Route
-	23, // 8: applevm.guest.v1.Rootfs.lower:type_name -> applevm.guest.v1.Tree
-	23, // 9: applevm.guest.v1.Rootfs.writable:type_name -> applevm.guest.v1.Tree
-	22, // 10: applevm.guest.v1.Rootfs.share:type_name -> applevm.guest.v1.Share
-	27, // 11: applevm.guest.v1.WaitListenersResponse.listeners:type_name -> applevm.guest.v1.Listener
-	9,  // 12: applevm.guest.v1.Guest.Info:input_type -> applevm.guest.v1.InfoRequest
-	11, // 13: applevm.guest.v1.Guest.ShiftClock:input_type -> applevm.guest.v1.ShiftClockRequest
-	13, // 14: applevm.guest.v1.Guest.Shutdown:input_type -> applevm.guest.v1.ShutdownRequest
-	15, // 15: applevm.guest.v1.Guest.WaitEvents:input_type -> applevm.guest.v1.WaitEventsRequest
-	25, // 16: applevm.guest.v1.Guest.WaitListeners:input_type -> applevm.guest.v1.WaitListenersRequest
-	7,  // 17: applevm.guest.v1.Guest.SetFile:input_type -> applevm.guest.v1.SetFileRequest
-	1,  // 18: applevm.guest.v1.Guest.WaitWatches:input_type -> applevm.guest.v1.WaitWatchesRequest
-	4,  // 19: applevm.guest.v1.Guest.RaiseFileEvents:input_type -> applevm.guest.v1.RaiseFileEventsRequest
-	10, // 20: applevm.guest.v1.Guest.Info:output_type -> applevm.guest.v1.InfoResponse
-	12, // 21: applevm.guest.v1.Guest.ShiftClock:output_type -> applevm.guest.v1.ShiftClockResponse
-	14, // 22: applevm.guest.v1.Guest.Shutdown:output_type -> applevm.guest.v1.ShutdownResponse
-	16, // 23: applevm.guest.v1.Guest.WaitEvents:output_type -> applevm.guest.v1.WaitEventsResponse
-	26, // 24: applevm.guest.v1.Guest.WaitListeners:output_type -> applevm.guest.v1.WaitListenersResponse
-	8,  // 25: applevm.guest.v1.Guest.SetFile:output_type -> applevm.guest.v1.SetFileResponse
-	2,  // 26: applevm.guest.v1.Guest.WaitWatches:output_type -> applevm.guest.v1.WaitWatchesResponse
-	5,  // 27: applevm.guest.v1.Guest.RaiseFileEvents:output_type -> applevm.guest.v1.RaiseFileEventsResponse
-	20, // [20:28] is the sub-list for method output_type
-	12, // [12:20] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	22, // 4: applevm.guest.v1.ContainerOptions.rootfs:type_name -> applevm.guest.v1.Rootfs
+	25, // 5: applevm.guest.v1.ContainerOptions.files:type_name -> applevm.guest.v1.File
+	20, // 6: applevm.guest.v1.ContainerOptions.interfaces:type_name -> applevm.guest.v1.Interface
+	19, // 7: applevm.guest.v1.ContainerOptions.translator:type_name -> applevm.guest.v1.Translator
+	21, // 8: applevm.guest.v1.Interface.routes:type_name -> applevm.guest.v1.Route
+	24, // 9: applevm.guest.v1.Rootfs.lower:type_name -> applevm.guest.v1.Tree
+	24, // 10: applevm.guest.v1.Rootfs.writable:type_name -> applevm.guest.v1.Tree
+	23, // 11: applevm.guest.v1.Rootfs.share:type_name -> applevm.guest.v1.Share
+	28, // 12: applevm.guest.v1.WaitListenersResponse.listeners:type_name -> applevm.guest.v1.Listener
+	9,  // 13: applevm.guest.v1.Guest.Info:input_type -> applevm.guest.v1.InfoRequest
+	11, // 14: applevm.guest.v1.Guest.ShiftClock:input_type -> applevm.guest.v1.ShiftClockRequest
+	13, // 15: applevm.guest.v1.Guest.Shutdown:input_type -> applevm.guest.v1.ShutdownRequest
+	15, // 16: applevm.guest.v1.Guest.WaitEvents:input_type -> applevm.guest.v1.WaitEventsRequest
+	26, // 17: applevm.guest.v1.Guest.WaitListeners:input_type -> applevm.guest.v1.WaitListenersRequest
+	7,  // 18: applevm.guest.v1.Guest.SetFile:input_type -> applevm.guest.v1.SetFileRequest
+	1,  // 19: applevm.guest.v1.Guest.WaitWatches:input_type -> applevm.guest.v1.WaitWatchesRequest
+	4,  // 20: applevm.guest.v1.Guest.RaiseFileEvents:input_type -> applevm.guest.v1.RaiseFileEventsRequest
+	10, // 21: applevm.guest.v1.Guest.Info:output_type -> applevm.guest.v1.InfoResponse
+	12, // 22: applevm.guest.v1.Guest.ShiftClock:output_type -> applevm.guest.v1.ShiftClockResponse
+	14, // 23: applevm.guest.v1.Guest.Shutdown:output_type -> applevm.guest.v1.ShutdownResponse
+	16, // 24: applevm.guest.v1.Guest.WaitEvents:output_type -> applevm.guest.v1.WaitEventsResponse
+	27, // 25: applevm.guest.v1.Guest.WaitListeners:output_type -> applevm.guest.v1.WaitListenersResponse
+	8,  // 26: applevm.guest.v1.Guest.SetFile:output_type -> applevm.guest.v1.SetFileResponse
+	2,  // 27: applevm.guest.v1.Guest.WaitWatches:output_type -> applevm.guest.v1.WaitWatchesResponse
+	5,  // 28: applevm.guest.v1.Guest.RaiseFileEvents:output_type -> applevm.guest.v1.RaiseFileEventsResponse
+	21, // [21:29] is the sub-list for method output_type
+	13, // [13:21] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_guest_proto_init() }
@@ -1908,7 +2022,7 @@ func file_guest_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_guest_proto_rawDesc), len(file_guest_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -62,10 +62,6 @@ func Build(ctx context.Context, spec Spec) (image.Image, error) {
 	if err != nil {
 		return image.Image{}, err
 	}
-	mods, err := k.modules()
-	if err != nil {
-		return image.Image{}, err
-	}
 	if err := os.MkdirAll(spec.Out, 0o755); err != nil {
 		return image.Image{}, fmt.Errorf("guest image: %w", err)
 	}
@@ -83,7 +79,7 @@ func Build(ctx context.Context, spec Spec) (image.Image, error) {
 	// The description goes last: with it the image is complete.
 	err = errors.Join(
 		replace(spec.Out, outKernel, func(w io.Writer) error { return copyFile(w, k.Path()) }),
-		replace(spec.Out, outInitrd, func(w io.Writer) error { return writeInitramfs(w, init, mods) }),
+		replace(spec.Out, outInitrd, func(w io.Writer) error { return writeInitramfs(w, init, k.modules()) }),
 	)
 	if err == nil {
 		err = replace(spec.Out, image.File, func(w io.Writer) error {

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/u-root/u-root/pkg/cpio"
 
@@ -19,14 +20,9 @@ import (
 )
 
 func TestInitramfs(t *testing.T) {
-	dir := t.TempDir()
-	var mods []string
-	for _, name := range []string{"00-first.ko", "01-second.ko"} {
-		p := filepath.Join(dir, name)
-		if err := os.WriteFile(p, []byte(name), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		mods = append(mods, p)
+	mods := fstest.MapFS{}
+	for _, name := range []string{"00-first.ko", "01-second.ko", "later/00-third.ko"} {
+		mods[name] = &fstest.MapFile{Data: []byte(name)}
 	}
 	var out, again bytes.Buffer
 	for _, w := range []io.Writer{&out, &again} {
@@ -54,6 +50,9 @@ func TestInitramfs(t *testing.T) {
 		"lib/modules/applevm":              {dirType | 0o755, ""},
 		"lib/modules/applevm/00-first.ko":  {fileType | 0o644, "00-first.ko"},
 		"lib/modules/applevm/01-second.ko": {fileType | 0o644, "01-second.ko"},
+
+		"lib/modules/applevm/later":             {dirType | 0o755, ""},
+		"lib/modules/applevm/later/00-third.ko": {fileType | 0o644, "later/00-third.ko"},
 	}
 	made := map[string]bool{".": true}
 	for _, r := range recs {

@@ -18,11 +18,12 @@ import (
 	"github.com/applevm/applevm/guest/image/internal/cache"
 	"github.com/applevm/applevm/guest/image/internal/debian"
 	"github.com/applevm/applevm/guest/image/internal/kmod"
+	"github.com/applevm/applevm/guest/modules"
 )
 
 // debianRecipe is the version of what debianKernel makes of a package; change
 // it with the modules or their treatment.
-const debianRecipe = "2"
+const debianRecipe = "3"
 
 // wanted are the modules that a guest needs, and no more: each costs some
 // milliseconds at each boot.
@@ -35,6 +36,10 @@ var wanted = []string{
 	"virtiofs", "erofs",
 	"tun", "loop", // devices that containers ask for
 }
+
+// wantedLater are modules that a guest loads only where it needs them, by the directories that
+// package modules names.
+var wantedLater = map[string][]string{modules.Binfmt: {"binfmt_misc"}}
 
 // debianKernel returns Debian's newest cloud kernel.
 func debianKernel(ctx context.Context, arch string) (Kernel, error) {
@@ -95,8 +100,13 @@ func unpackKernel(deb, dir, arch, version string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeModules(tree, filepath.Join(dir, modulesDir)); err != nil {
+	if err := writeModules(tree, filepath.Join(dir, modulesDir), wanted); err != nil {
 		return err
+	}
+	for name, mods := range wantedLater {
+		if err := writeModules(tree, filepath.Join(dir, modulesDir, name), mods); err != nil {
+			return err
+		}
 	}
 	return k.write(dir)
 }
@@ -146,8 +156,8 @@ func checkImage(b []byte) error {
 	return nil
 }
 
-func writeModules(tree fs.FS, dir string) error {
-	mods, err := kmod.Resolve(tree, wanted)
+func writeModules(tree fs.FS, dir string, names []string) error {
+	mods, err := kmod.Resolve(tree, names)
 	if err != nil {
 		return err
 	}

@@ -2,10 +2,11 @@ package build
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
+	"io/fs"
+	"path"
 	"strings"
 
 	"github.com/u-root/u-root/pkg/cpio"
@@ -26,7 +27,7 @@ var dirs = []struct {
 // writeInitramfs writes a cpio archive that the kernel unpacks as its root
 // file system. It is not compressed: under emulation, 18 MB as they are and 8 MB
 // of lz4 boot in the same time, and gzip or zstd take 400 ms more.
-func writeInitramfs(w io.Writer, init []byte, mods []string) error {
+func writeInitramfs(w io.Writer, init []byte, mods fs.FS) error {
 	out := bufio.NewWriterSize(w, 1<<20)
 	var recs []cpio.Record
 	for _, d := range dirs {
@@ -38,16 +39,23 @@ func writeInitramfs(w io.Writer, init []byte, mods []string) error {
 		cpio.CharDev("dev/null", 0o666, 1, 3),
 		cpio.StaticFile("init", string(init), 0o755),
 	)
-	moddir := strings.TrimPrefix(modules.Dir, "/")
-	if len(mods) > 0 {
-		recs = append(recs, cpio.Directory(moddir, 0o755))
-	}
-	for _, m := range mods {
-		b, err := os.ReadFile(m)
-		if err != nil {
-			return fmt.Errorf("kernel module: %w", err)
+	err := fs.WalkDir(mods, ".", func(name string, e fs.DirEntry, err error) error {
+		switch to := path.Join(strings.TrimPrefix(modules.Dir, "/"), name); {
+		case name == "." && errors.Is(err, fs.ErrNotExist):
+			return fs.SkipAll // the kernel has none
+		case err != nil:
+			return err
+		case e.IsDir():
+			recs = append(recs, cpio.Directory(to, 0o755))
+			return nil
+		default:
+			b, err := fs.ReadFile(mods, name)
+			recs = append(recs, cpio.StaticFile(to, string(b), 0o644))
+			return err
 		}
-		recs = append(recs, cpio.StaticFile(moddir+"/"+filepath.Base(m), string(b), 0o644))
+	})
+	if err != nil {
+		return fmt.Errorf("kernel modules: %w", err)
 	}
 	// Times and the like are zero: the same content gives the same bytes.
 	for i := range recs {

@@ -3,7 +3,6 @@ package build
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -42,20 +41,9 @@ const (
 // Path is the uncompressed kernel's path.
 func (k Kernel) Path() string { return filepath.Join(k.dir, kernelFile) }
 
-// modules returns the paths of the kernel's modules in the order of loading;
-// our own kernel has none.
-func (k Kernel) modules() ([]string, error) {
-	dir := filepath.Join(k.dir, modulesDir)
-	entries, err := os.ReadDir(dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	var paths []string
-	for _, e := range entries {
-		paths = append(paths, filepath.Join(dir, e.Name()))
-	}
-	return paths, nil
-}
+// modules returns the kernel's modules as Dir of package modules is to have them; our own kernel has
+// none.
+func (k Kernel) modules() fs.FS { return os.DirFS(filepath.Join(k.dir, modulesDir)) }
 
 func readKernel(dir string) (Kernel, error) {
 	b, err := os.ReadFile(filepath.Join(dir, kernelInfo))
