@@ -125,7 +125,10 @@ func NewLinuxBootLoader(vmlinuz string, opts ...LinuxBootLoaderOption) (*LinuxBo
 type PlatformConfiguration interface{ platformConfiguration() }
 
 // GenericPlatformConfiguration is the kind that runs Linux.
-type GenericPlatformConfiguration struct{ id *GenericMachineIdentifier }
+type GenericPlatformConfiguration struct {
+	id     *GenericMachineIdentifier
+	nested bool
+}
 
 func (*GenericPlatformConfiguration) platformConfiguration() {}
 
@@ -141,6 +144,16 @@ func NewGenericPlatformConfiguration(opts ...GenericPlatformConfigurationOption)
 		}
 	}
 	return p, nil
+}
+
+// IsNestedVirtualizationSupported tells whether machines can run machines: here the guest can where
+// QEMU emulates what it needs.
+func IsNestedVirtualizationSupported() bool { return true }
+
+// SetNestedVirtualizationEnabled has the machine run machines.
+func (p *GenericPlatformConfiguration) SetNestedVirtualizationEnabled(enable bool) error {
+	p.nested = enable
+	return nil
 }
 
 // GenericMachineIdentifier tells machines apart.

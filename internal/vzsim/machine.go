@@ -55,6 +55,7 @@ func NewVirtualMachine(config *VirtualMachineConfiguration) (*VirtualMachine, er
 	cfg := vmm.Config{
 		Name: "stand-in", Dir: dir, CPUs: int(config.cpus), Memory: int64(config.memory),
 		Kernel: config.loader.vmlinuz, Initrd: config.loader.initrd,
+		Nested: config.platform.(*GenericPlatformConfiguration).nested,
 	}
 	for _, p := range strings.Fields(config.loader.cmdline) {
 		if p != "console=hvc0" { // QEMU's driver has a console of its own
@@ -193,5 +194,5 @@ func (v *VirtualMachine) Stop() error {
 	v.mu.Unlock()
 	err := v.m.Stop(context.Background())
 	<-v.m.Done()
-	return err
+	return errors.Join(err, os.RemoveAll(v.dir)) // it may never have started
 }

@@ -142,6 +142,9 @@ func New(in Input) (*Plan, error) {
 	}
 	p.Warnings = warnings
 	p.Machine = machine(in, size)
+	if p.Machine.Nested, err = nested(spec); err != nil {
+		return nil, err
+	}
 	rootfs, err := p.root(in, spec.Root)
 	if err != nil {
 		return nil, err

@@ -84,12 +84,16 @@ type machineKind struct {
 // kernel finds: microvm and virtio-mmio boot fastest, PCI has room for more.
 func (p *plan) kind() machineKind {
 	n := len(p.Disks) + len(p.Shares) + len(p.NICs) + ownDevices
+	virt := "virt"
+	if p.Nested && p.accel == "tcg" { // KVM itself cannot on most hosts
+		virt += ",virtualization=on"
+	}
 	q35 := machineKind{"q35,usb=off,smbus=off,sata=off,vmport=off", "pci", true}
 	switch {
 	case p.Arch == archARM64 && n <= virtTransports:
-		return machineKind{name: "virt", bus: "device"}
+		return machineKind{name: virt, bus: "device"}
 	case p.Arch == archARM64:
-		return machineKind{name: "virt", bus: "pci"}
+		return machineKind{name: virt, bus: "pci"}
 	case p.mmioParameter && n <= microvmTransports:
 		return machineKind{name: "microvm,acpi=off", bus: "device"}
 	case p.mmioParameter || p.accel != "tcg" || p.tscKHz == 0 || p.busy:
@@ -184,19 +188,24 @@ func (p *plan) interrupts(k machineKind, i int) string {
 }
 
 func (p *plan) cpu() string {
+	cpu := "max"
 	switch {
-	case p.accel != "tcg":
-	case p.Arch == archARM64:
+	case p.Arch == archARM64 && p.accel == "tcg":
 		// The architecture's own pointer authentication is several times
 		// slower to emulate than QEMU's implementation-defined one.
-		return "max,pauth-impdef=on"
-	case p.Arch == archAMD64:
+		cpu += ",pauth-impdef=on"
+	case p.Arch == archAMD64 && p.accel == "tcg":
 		// TCG runs a string instruction element by element. A kernel that is told
 		// that "rep movsb" is fast copies and clears pages by bytes, eight times
 		// as many elements as without.
-		return "max,-erms,-fsrm"
+		cpu += ",-erms,-fsrm"
 	}
-	return "max"
+	if p.Arch == archAMD64 && !p.Nested {
+		// What the host's kernel does for machines in machines is a large part of what a
+		// guest could attack.
+		cpu += ",-vmx,-svm"
+	}
+	return cpu
 }
 
 // kernelParameters are the driver's own and the caller's.

@@ -64,7 +64,7 @@ func explain(what string, err error) error {
 
 // addPlatform gives the machine an identity of its own. It is kept with the
 // configuration: a machine that is restored must have the one that it was saved with.
-func addPlatform(_ *plan, c *vz.VirtualMachineConfiguration) error {
+func addPlatform(p *plan, c *vz.VirtualMachineConfiguration) error {
 	id, err := vz.NewGenericMachineIdentifier()
 	if err != nil {
 		return explain("machine identifier", err)
@@ -72,6 +72,14 @@ func addPlatform(_ *plan, c *vz.VirtualMachineConfiguration) error {
 	platform, err := vz.NewGenericPlatformConfiguration(vz.WithGenericMachineIdentifier(id))
 	if err != nil {
 		return explain("platform", err)
+	}
+	if p.Nested {
+		if !vz.IsNestedVirtualizationSupported() {
+			return errors.New("this Mac cannot run machines in machines, for which /dev/kvm is: that takes an M3 or newer and macOS 15")
+		}
+		if err := platform.SetNestedVirtualizationEnabled(true); err != nil {
+			return explain("nested virtualization", err)
+		}
 	}
 	c.SetPlatformVirtualMachineConfiguration(platform)
 	return nil

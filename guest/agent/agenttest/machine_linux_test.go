@@ -78,13 +78,18 @@ func newMachine(t *testing.T, h *agenttest.Host, arch string) (vmm.Machine, imag
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := qemu.New(qemu.Options{})
+	var opts qemu.Options
+	nested := arch == "arm64" // the one whose processor QEMU emulates with all that KVM needs
+	if nested {
+		opts.Accel = "tcg"
+	}
+	d, err := qemu.New(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := vmm.Config{
 		Name: t.Name(), Dir: dir, Arch: arch, CPUs: 1, Memory: 512 << 20,
-		Kernel: img.Kernel, Initrd: img.Initrd, Cmdline: img.Cmdline,
+		Kernel: img.Kernel, Initrd: img.Initrd, Cmdline: img.Cmdline, Nested: nested,
 	}
 	for _, i := range h.Images() {
 		cfg.Disks = append(cfg.Disks, vmm.Disk{ID: i.Serial, Path: i.Path, ReadOnly: i.ReadOnly})
@@ -360,9 +365,18 @@ func TestMachineARM64(t *testing.T) {
 		}
 	})}, Writable: h.Writable("rw")}
 	m := boot(t, h, "arm64")
-	r := m.Start(agenttest.Config{ID: "arm", Args: []string{"hello"}, Spec: limits}, fs)
-	if code := r.Finish(); code != 3 || r.Stdout.String() != "hello from arm64\n" {
-		t.Errorf("exit code %d, output %q, %q", code, r.Stdout.String(), r.Stderr.String())
+	for program, want := range map[string]string{"hello": "hello from arm64\n", "nested": "a machine in the machine\n"} {
+		r := m.Start(agenttest.Config{ID: "arm", Args: []string{"hello", program}, Spec: func(s *specs.Spec) {
+			limits(s)
+			if program == "nested" {
+				major, minor := int64(10), int64(232)
+				s.Linux.Devices = append(s.Linux.Devices, specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: major, Minor: minor})
+				s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &major, Minor: &minor, Access: "rw"})
+			}
+		}}, fs)
+		if code := r.Finish(); code != 3 || r.Stdout.String() != want {
+			t.Errorf("exit code %d, output %q, %q", code, r.Stdout.String(), r.Stderr.String())
+		}
+		r.MustDelete()
 	}
-	r.MustDelete()
 }

@@ -1,0 +1,45 @@
+package plan
+
+import (
+	"slices"
+	"strconv"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/applevm/applevm/guest/api"
+)
+
+// AnnotationNested says, as a boolean, that the container can run machines of its own: it gets
+// /dev/kvm, as with a client's --device /dev/kvm, for which the client's host must have one.
+const AnnotationNested = "dev.applevm.nested"
+
+// kvm is the device, by its number in Documentation/admin-guide/devices.txt.
+var kvm = specs.LinuxDevice{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}
+
+// nested tells whether the machine is to have the processor's virtualization, and completes the
+// spec of a container that asks for it by the annotation. A client that names all of its host's devices has not
+// asked for this one.
+func nested(s *specs.Spec) (bool, error) {
+	has := slices.ContainsFunc(s.Linux.Devices, func(d specs.LinuxDevice) bool {
+		return d.Type == kvm.Type && d.Major == kvm.Major && d.Minor == kvm.Minor
+	})
+	v, ok := s.Annotations[AnnotationNested]
+	if !ok {
+		return has && !api.AllDevices(s.Linux.Resources), nil
+	}
+	on, err := strconv.ParseBool(v)
+	switch {
+	case err != nil:
+		return false, invalid("annotation %s is %q: use true or false", AnnotationNested, v)
+	case !on && has && !api.AllDevices(s.Linux.Resources):
+		return false, invalid("annotation %s is %q, but the container is to have /dev/kvm: leave one of them out", AnnotationNested, v)
+	case on && !has:
+		s.Linux.Devices = append(s.Linux.Devices, kvm)
+		if s.Linux.Resources == nil {
+			s.Linux.Resources = &specs.LinuxResources{}
+		}
+		s.Linux.Resources.Devices = append(s.Linux.Resources.Devices,
+			specs.LinuxDeviceCgroup{Allow: true, Type: kvm.Type, Major: &kvm.Major, Minor: &kvm.Minor, Access: "rwm"})
+	}
+	return on, nil
+}
