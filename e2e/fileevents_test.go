@@ -57,6 +57,14 @@ func TestFileEvents(t *testing.T) {
 	t.Cleanup(func() { remove(t, s, id) })
 	args := slices.Concat([]string{"-d"}, bindArg(src, "/src"), bindArg(src, "/ro", "ro"), bindArg(out, "/out"))
 	must(t, s.CtrRun(t.Context(), append(args, images.WatchersRef, id, "bash", "-c", tellEvents)...))
+	if onStandIn() {
+		probe("probe", "/src")
+		probe("sub/probe", "/src")
+		testPathEvents(t, src, put, events, expect, func(script string) {
+			must(t, s.CtrExec(t.Context(), "--exec-id", "x", id, "bash", "-c", script))
+		})
+		return
+	}
 	probe("probe", "/src", "/ro")
 	probe("sub/probe", "/src", "/ro")
 
@@ -113,6 +121,83 @@ func TestFileEvents(t *testing.T) {
 	}
 	// Nothing that was done again for the kernel's sake was done to the host's files.
 	for name, want := range map[string]string{"b": "3rd", "sub/c": "2nd", "mine": "mine\n"} {
+		if got := readAll(t, filepath.Join(src, name)); got != want {
+			t.Errorf("%s has %q, want %q", name, got, want)
+		}
+	}
+}
+
+// testPathEvents is the rest of TestFileEvents with macOS's driver: where the framework serves the files,
+// all that can be raised is IN_ATTRIB, of a file or, if it is gone, of its directory.
+func testPathEvents(t *testing.T, src string, put func(name, text string), events func() []string, expect func(...string), run func(script string)) {
+	count := func(line string) (n int) {
+		for _, l := range events() {
+			if l == line {
+				n++
+			}
+		}
+		return n
+	}
+	put("a", "2nd") // as many bytes as before
+	put("sub/c", "2nd")
+	expect("ATTRIB /src/a 2nd", "ATTRIB /src/sub/c 2nd")
+	put("new", "new")
+	expect("ATTRIB /src/new new")
+	if n := count("ATTRIB,ISDIR /src/ "); n != 0 {
+		t.Errorf("the directory has changed %d times", n)
+	}
+	if err := os.Remove(filepath.Join(src, "new")); err != nil {
+		t.Fatal(err)
+	}
+	expect("ATTRIB,ISDIR /src/ ")
+	put(".b.tmp", "2nd") // as editors save
+	if err := os.Rename(filepath.Join(src, ".b.tmp"), filepath.Join(src, "b")); err != nil {
+		t.Fatal(err)
+	}
+	expect("ATTRIB /src/b 2nd")
+	if err := os.Mkdir(src+".dir", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	giveToUser(t, src+".dir")
+	if err := os.Rename(src+".dir", filepath.Join(src, "dir")); err != nil {
+		t.Fatal(err)
+	}
+	expect("ATTRIB,ISDIR /src/dir ")
+
+	// What the container does is no news to it, nor are attributes.
+	gone, a := count("ATTRIB,ISDIR /src/ "), count("ATTRIB /src/a 2nd")
+	if err := os.Chmod(filepath.Join(src, "a"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	run("echo mine >/src/mine && chmod 600 /src/mine && mkdir /src/own && echo more >>/src/sub/c && rm /src/b")
+	put("a", "3rd")
+	changed, err := os.Stat(filepath.Join(src, "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect("ATTRIB /src/a 3rd")
+	want := []string{"CREATE /src/mine", "MODIFY /src/mine", "ATTRIB /src/mine", "CREATE,ISDIR /src/own", "MODIFY /src/sub/c", "DELETE /src/b"}
+	var kinds []string
+	for _, l := range events() {
+		if f := strings.Fields(l); len(f) > 1 && (slices.Contains(want, f[0]+" "+f[1]) || slices.Contains([]string{"/src/mine", "/src/own"}, f[1])) {
+			kinds = append(kinds, f[0]+" "+f[1])
+		}
+	}
+	if i := slices.Index(kinds, want[0]); i < 0 || !slices.Equal(kinds[i:], want) {
+		t.Errorf("its own doing raised %q, want %q", kinds, want)
+	}
+	if n := count("ATTRIB,ISDIR /src/ "); n != gone {
+		t.Errorf("its directory has changed %d times more", n-gone)
+	}
+	if n := count("ATTRIB /src/a 2nd"); n != a {
+		t.Errorf("attributes raised %d events", n-a)
+	}
+	// Nothing was done to the host's files.
+	is, err := os.Stat(filepath.Join(src, "a"))
+	if err != nil || is.Mode() != changed.Mode() || !is.ModTime().Equal(changed.ModTime()) {
+		t.Errorf("the file is %v, %v, was %v, %v; %v", is.Mode(), is.ModTime(), changed.Mode(), changed.ModTime(), err)
+	}
+	for name, want := range map[string]string{"a": "3rd", "sub/c": "2ndmore\n", "mine": "mine\n"} {
 		if got := readAll(t, filepath.Join(src, name)); got != want {
 			t.Errorf("%s has %q, want %q", name, got, want)
 		}

@@ -101,6 +101,9 @@ func (ss *sharedStack) get(t *testing.T, opts stack.Options) *stack.Stack {
 	return ss.s
 }
 
+// onStandIn tells that machines are macOS's driver's, on the stand-in for its framework (make vz-sim).
+func onStandIn() bool { return os.Getenv("APPLEVM_TEST_SHIM") != "" }
+
 // newStack starts a stack for one test, with the Debian image in it.
 func newStack(t *testing.T, opts stack.Options) *stack.Stack {
 	t.Helper()

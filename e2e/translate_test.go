@@ -32,7 +32,7 @@ func TestTranslatedPrograms(t *testing.T) {
 	emulator := "qemu-" + emulates + "-static"
 	install, share := "apt-get install qemu-user-static", filepath.Join(s.Dir, "bin")
 	program := filepath.Join(share, emulator)
-	if macs := os.Getenv("APPLEVM_TEST_SHIM") != ""; macs {
+	if onStandIn() {
 		install, share = "softwareupdate --install-rosetta", filepath.Join(s.Dir, "bin", "rosetta.share")
 		program = filepath.Join(share, "rosetta")
 	} else {

@@ -6,14 +6,24 @@ import "context"
 // shares, and can have the guest's kernel tell its processes of that (inotify(7)). A driver
 // may lack this.
 type ShareWatcher interface {
-	// WatchShares says which files of the shares are watched from now on, by the shares' tags:
-	// the numbers by which the guest's file system knows them, the node IDs of the FUSE
-	// protocol. What is no file of a share is passed over. It returns an error if not all
-	// can be watched.
-	WatchShares(files map[string][]uint64) error
+	// WatchesPaths tells that files are named by their paths in a share, because the shares'
+	// server knows nothing of the guest's numbers for them.
+	WatchesPaths() bool
+	// WatchShares says which files of the shares are watched from now on, by the shares' tags.
+	// What is no file of a share is passed over. It returns an error if not all can be watched.
+	WatchShares(files map[string]WatchedFiles) error
 	// ShareChanges waits for changes of the files that are watched. It returns ctx's
 	// error if that ends first. One caller at a time.
 	ShareChanges(ctx context.Context) (ShareChanges, error)
+}
+
+// WatchedFiles are files of one share, in one of two ways.
+type WatchedFiles struct {
+	// Nodes are the numbers by which the guest's file system knows them, the node IDs of the FUSE
+	// protocol.
+	Nodes []uint64
+	// Paths are relative to the share's directory, which is ".", and clean.
+	Paths []string
 }
 
 // ShareChanges are changes of one share, in their order.
@@ -24,6 +34,9 @@ type ShareChanges struct {
 	// executed.
 	Group   uint32
 	Changes []ShareChange
+	// Paths are, with WatchesPaths, the places where there may be something else now: files that
+	// are watched, or in a directory that is.
+	Paths []string
 	// Lost is how many changes there were beside, of any share.
 	Lost int
 }

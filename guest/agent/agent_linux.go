@@ -148,6 +148,7 @@ func (a *Agent) reserve(id string) (*container, error) {
 		execs:  make(map[string]*process),
 		// One is enough to look.
 		appeared: make(chan struct{}, 1),
+		watches:  newPathWatches(),
 	}
 	a.containers[id] = c
 	return c, nil

@@ -49,6 +49,7 @@ type container struct {
 	shares   []share       // that the spec mounts
 	sharesMu sync.RWMutex  // of shares once the container is made: who writes unmounts them
 	appeared chan struct{} // there are new files in one
+	watches  *pathWatches  // of the shares
 	volumes  []volume      // that may be new
 	sockets  *sockets      // of the host; nil if there are none
 	files    files         // that were made for it
@@ -454,6 +455,7 @@ func (c *container) release() error {
 	}
 	c.sockets.close()
 	c.daemon.stop()
+	c.watches.close()
 	// What is still mounted must not be removed: it is the host's.
 	if err := errors.Join(c.unmountShares(), c.unmountDisks()); err != nil {
 		return err

@@ -33,6 +33,9 @@ func (c *container) raiseFileEvents(req *guestv1.RaiseFileEventsRequest) error {
 		return err
 	}
 	defer mount.Close()
+	if len(req.GetChanged()) > 0 {
+		return c.raisePathEvents(c.shares[i], int(mount.Fd()), req.GetChanged())
+	}
 	for _, e := range req.GetEvents() {
 		// A file that is watched no more needs no event, and of one that has changed again
 		// there will be another.

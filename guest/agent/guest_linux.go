@@ -69,7 +69,7 @@ func (s *guestService) WaitWatches(ctx context.Context, req *guestv1.WaitWatches
 	if err != nil {
 		return nil, err
 	}
-	return c.waitWatches(ctx, req.GetKnown())
+	return c.waitWatches(ctx, req.GetKnown(), req.GetPaths())
 }
 
 func (s *guestService) RaiseFileEvents(_ context.Context, req *guestv1.RaiseFileEventsRequest) (*guestv1.RaiseFileEventsResponse, error) {

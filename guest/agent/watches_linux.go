@@ -32,21 +32,29 @@ const (
 	watchesSoon = 100 * time.Millisecond
 )
 
-// waitWatches answers as soon as the digest of the files that are watched is not known.
-func (c *container) waitWatches(ctx context.Context, known string) (*guestv1.WaitWatchesResponse, error) {
-	devices := map[uint64]string{}
+// waitWatches answers as soon as the digest of the files that are watched is not known, with their
+// numbers or with paths.
+func (c *container) waitWatches(ctx context.Context, known string, paths bool) (*guestv1.WaitWatchesResponse, error) {
+	devices, mounts := map[uint64]string{}, map[string]string{}
 	c.sharesMu.RLock()
 	for _, s := range c.shares {
-		devices[s.device] = s.tag
+		devices[s.device], mounts[s.tag] = s.tag, s.path
 	}
 	c.sharesMu.RUnlock()
 	for {
 		started := time.Now()
-		files, err := watchedFiles("/proc", devices)
+		files, err := watchedFiles("/proc", devices, c.watches.isOwn)
 		if err != nil {
 			return nil, fmt.Errorf("look which files are watched: %w", err)
 		}
-		r, err := watchesResponse(files)
+		var r *guestv1.WaitWatchesResponse
+		if paths {
+			c.sharesMu.RLock() // they are not unmounted meanwhile
+			r, err = c.watches.response(files, mounts)
+			c.sharesMu.RUnlock()
+		} else {
+			r, err = watchesResponse(files)
+		}
 		if err != nil || r.Digest != known {
 			return r, err
 		}
@@ -78,8 +86,9 @@ func watchesResponse(files map[string]map[uint64]bool) (r *guestv1.WaitWatchesRe
 }
 
 // watchedFiles lists the files that processes watch, by the tags of the file systems that
-// they are on, which the kernel's device numbers tell.
-func watchedFiles(proc string, devices map[uint64]string) (map[string]map[uint64]bool, error) {
+// they are on, which the kernel's device numbers tell. Instances of inotify for whose link in proc
+// except is true do not count.
+func watchedFiles(proc string, devices map[uint64]string, except func(link string) bool) (map[string]map[uint64]bool, error) {
 	list, err := os.ReadDir(proc)
 	if err != nil {
 		return nil, err
@@ -93,7 +102,8 @@ func watchedFiles(proc string, devices map[uint64]string) (map[string]map[uint64
 		dir := filepath.Join(proc, e.Name())
 		fds, _ := os.ReadDir(dir + "/fd")
 		for _, fd := range fds {
-			if to, err := os.Readlink(filepath.Join(dir, "fd", fd.Name())); err != nil || to != "anon_inode:inotify" {
+			link := filepath.Join(dir, "fd", fd.Name())
+			if to, err := os.Readlink(link); err != nil || to != "anon_inode:inotify" || except(link) {
 				continue
 			}
 			f, err := os.Open(filepath.Join(dir, "fdinfo", fd.Name()))

@@ -49,7 +49,7 @@ func TestWatchedFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	// No FUSE file system's handles are here.
-	got, err := watchedFiles("/proc", map[uint64]string{1: "m0"})
+	got, err := watchedFiles("/proc", map[uint64]string{1: "m0"}, nobodys)
 	if err != nil || len(got) > 0 {
 		t.Errorf("%v, %v", got, err)
 	}
@@ -65,7 +65,7 @@ func TestWatchedFiles(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	got, err = watchedFiles(proc, map[uint64]string{unix.Mkdev(0, 0x2e): "m0", unix.Mkdev(0, 0x99): "m1"})
+	got, err = watchedFiles(proc, map[uint64]string{unix.Mkdev(0, 0x2e): "m0", unix.Mkdev(0, 0x99): "m1"}, nobodys)
 	if err != nil || len(got) != 1 || !maps.Equal(got["m0"], map[uint64]bool{10: true}) {
 		t.Errorf("%v, %v", got, err)
 	}
@@ -98,7 +98,7 @@ func TestWatchesAreBounded(t *testing.T) {
 // The host says what to do, but not where.
 func TestRaiseIsRefused(t *testing.T) {
 	dir := t.TempDir()
-	c := &container{id: "c", shares: []share{{tag: "m0", path: dir}}, appeared: make(chan struct{}, 1)}
+	c := &container{id: "c", shares: []share{{tag: "m0", path: dir}}, appeared: make(chan struct{}, 1), watches: newPathWatches()}
 	if err := c.raiseFileEvents(&guestv1.RaiseFileEventsRequest{Share: "m1"}); err == nil || !strings.Contains(err.Error(), `container "c" has no share "m1"`) {
 		t.Error(err)
 	}
@@ -124,3 +124,5 @@ func TestRaiseIsRefused(t *testing.T) {
 		t.Errorf("%v; group %d, %v", err, g, gerr)
 	}
 }
+
+func nobodys(string) bool { return false }

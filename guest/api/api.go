@@ -93,6 +93,8 @@ const (
 	MaxForwarded = 1024
 	// MaxWatches is how many files one WaitWatchesResponse names.
 	MaxWatches = 128 << 10
+	// MaxWatchedPaths is how many bytes of paths one has.
+	MaxWatchedPaths = 2 << 20
 	// MaxFileEvents is how many events one RaiseFileEventsRequest has, MaxFileName the
 	// longest FileEvent.name, in bytes (NAME_MAX).
 	MaxFileEvents = 256

@@ -40,7 +40,7 @@ func (c *container) followShares() {
 	for known := ""; ; {
 		var r *guestv1.WaitWatchesResponse
 		err := c.machine.Call(ctx, 0, func(ctx context.Context) (err error) {
-			r, err = c.machine.Guest().WaitWatches(ctx, &guestv1.WaitWatchesRequest{ContainerId: c.id, Known: known})
+			r, err = c.machine.Guest().WaitWatches(ctx, &guestv1.WaitWatchesRequest{ContainerId: c.id, Known: known, Paths: w.WatchesPaths()})
 			return err
 		})
 		if err != nil {
@@ -50,11 +50,16 @@ func (c *container) followShares() {
 			return
 		}
 		known = r.GetDigest()
-		files, n := map[string][]uint64{}, 0
+		files, n := map[string]vmm.WatchedFiles{}, 0
 		for _, s := range r.GetShares() {
-			if n += len(s.GetFiles()); n <= api.MaxWatches {
-				files[s.GetShare()] = append(files[s.GetShare()], s.GetFiles()...)
+			if n += len(s.GetFiles()) + len(s.GetPaths()); n > api.MaxWatches {
+				break
 			}
+			f := vmm.WatchedFiles{Nodes: s.GetFiles()}
+			for _, p := range s.GetPaths() {
+				f.Paths = append(f.Paths, string(p))
+			}
+			files[s.GetShare()] = f
 		}
 		if r.GetCut() || n > api.MaxWatches {
 			warn(fmt.Errorf("they watch more than %d files", api.MaxWatches))
@@ -81,19 +86,32 @@ func (c *container) raiseFileEvents(ctx context.Context, w vmm.ShareWatcher) {
 			log.G(ctx).Warnf("processes of the container do not hear of %d changes of files: there were too many at once", changes.Lost)
 		}
 		for part := range slices.Chunk(changes.Changes, api.MaxFileEvents) {
-			req := &guestv1.RaiseFileEventsRequest{ContainerId: c.id, Share: changes.Tag, Group: changes.Group}
+			req := &guestv1.RaiseFileEventsRequest{Share: changes.Tag, Group: changes.Group}
 			for _, e := range part {
 				req.Events = append(req.Events, &guestv1.FileEvent{
 					Kind: guestv1.FileEvent_Kind(e.What), Node: e.File, Name: []byte(e.Name), Type: e.Type, Attributes: e.Attributes,
 				})
 			}
-			err := c.machine.Call(ctx, raiseTimeout, func(ctx context.Context) error {
-				_, err := c.machine.Guest().RaiseFileEvents(ctx, req)
-				return err
-			})
-			if err != nil && !c.machineEnded() {
-				log.G(ctx).WithError(err).Warnf("processes of the container do not hear of %d changes of files", len(part))
-			}
+			c.raise(ctx, req, len(part))
 		}
+		for part := range slices.Chunk(changes.Paths, api.MaxFileEvents) {
+			req := &guestv1.RaiseFileEventsRequest{Share: changes.Tag}
+			for _, p := range part {
+				req.Changed = append(req.Changed, []byte(p))
+			}
+			c.raise(ctx, req, len(part))
+		}
+	}
+}
+
+// raise tells the guest of n changes.
+func (c *container) raise(ctx context.Context, req *guestv1.RaiseFileEventsRequest, n int) {
+	req.ContainerId = c.id
+	err := c.machine.Call(ctx, raiseTimeout, func(ctx context.Context) error {
+		_, err := c.machine.Guest().RaiseFileEvents(ctx, req)
+		return err
+	})
+	if err != nil && !c.machineEnded() {
+		log.G(ctx).WithError(err).Warnf("processes of the container do not hear of %d changes of files", n)
 	}
 }

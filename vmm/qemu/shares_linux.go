@@ -10,8 +10,11 @@ import (
 
 var _ vmm.ShareWatcher = (*machine)(nil)
 
+// WatchesPaths implements vmm.ShareWatcher.
+func (m *machine) WatchesPaths() bool { return false }
+
 // WatchShares implements vmm.ShareWatcher.
-func (m *machine) WatchShares(files map[string][]uint64) error {
+func (m *machine) WatchShares(files map[string]vmm.WatchedFiles) error {
 	w, err := m.shareWatcher()
 	if err == nil {
 		err = w.WatchShares(files)

@@ -39,7 +39,7 @@ type fileSystem struct {
 	limit    int            // of descriptors
 	maxAwake int            // see letSleep
 	mark     uint32         // see pretence
-	recent   recent
+	recent   ownDoings
 
 	mu      sync.Mutex
 	closed  bool
@@ -90,6 +90,7 @@ func newFileSystem(path string, readOnly bool) (*fileSystem, error) {
 		return nil, fmt.Errorf("share the directory %s: %w", path, err)
 	}
 	fs := &fileSystem{
+		recent:        newOwnDoings(),
 		RawFileSystem: fuse.NewDefaultRawFileSystem(), readOnly: readOnly, limit: fileLimit(), awake: list.New(),
 		nodes: map[uint64]*node{}, byFile: map[fileKey]*node{}, handles: map[uint64]*handle{},
 		devices: map[device]uint64{}, last: rootNode, mark: newMark(),

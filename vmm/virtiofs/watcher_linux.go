@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/applevm/applevm/internal/inotify"
 	"github.com/applevm/applevm/vmm"
 )
 
@@ -27,13 +28,13 @@ const (
 	fileEvents  = unix.IN_MODIFY | unix.IN_ATTRIB
 )
 
-// Watcher sees what others than the guest do to the files of a machine's shares. It implements
-// vmm.ShareWatcher.
+// Watcher sees what others than the guest do to the files of a machine's shares. It is the most of
+// a vmm.ShareWatcher.
 type Watcher struct {
 	devices map[string]*Device
 
 	mu       sync.Mutex
-	notify   *inotify // nil until something is watched
+	notify   *inotify.Instance // nil until something is watched
 	closed   bool
 	watched  map[watched]int32
 	watchers map[int32][]watched
@@ -70,7 +71,7 @@ func NewWatcher(devices map[string]*Device) *Watcher {
 }
 
 // WatchShares implements vmm.ShareWatcher.
-func (w *Watcher) WatchShares(files map[string][]uint64) error {
+func (w *Watcher) WatchShares(files map[string]vmm.WatchedFiles) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
@@ -78,7 +79,7 @@ func (w *Watcher) WatchShares(files map[string][]uint64) error {
 	}
 	want := map[watched]bool{}
 	for tag, d := range w.devices {
-		ids := files[tag]
+		ids := files[tag].Nodes
 		d.fs.recent.on.Store(len(ids) > 0)
 		for _, id := range d.fs.notCovered(ids) {
 			want[watched{tag, id}] = true
@@ -93,7 +94,7 @@ func (w *Watcher) WatchShares(files map[string][]uint64) error {
 		return nil
 	}
 	if w.notify == nil {
-		n, err := openInotify()
+		n, err := inotify.Open()
 		if err != nil {
 			return err
 		}
@@ -148,7 +149,7 @@ func (w *Watcher) watch(f watched) error {
 	default:
 		return nil
 	}
-	wd, err := w.notify.add(n.fd, mask)
+	wd, err := w.notify.Add(n.fd, mask)
 	if err != nil {
 		return err
 	}
@@ -168,15 +169,15 @@ func (w *Watcher) forget(f watched) {
 	}
 	if w.watchers[wd] = left; len(left) == 0 {
 		delete(w.watchers, wd)
-		w.notify.remove(wd)
+		w.notify.Remove(wd)
 	}
 }
 
 // listen takes what the kernel tells, until n is closed.
-func (w *Watcher) listen(n *inotify) {
+func (w *Watcher) listen(n *inotify.Instance) {
 	buf := make([]byte, 64<<10)
 	for {
-		list, err := n.read(buf)
+		list, err := n.Read(buf)
 		if err != nil {
 			return
 		}
@@ -192,20 +193,20 @@ func (w *Watcher) listen(n *inotify) {
 	}
 }
 
-func (w *Watcher) note(e event) {
-	if e.mask&unix.IN_Q_OVERFLOW != 0 {
+func (w *Watcher) note(e inotify.Event) {
+	if e.Mask&unix.IN_Q_OVERFLOW != 0 {
 		w.lost++
 		return
 	}
-	for _, f := range w.watchers[e.watch] {
-		if e.mask&unix.IN_IGNORED != 0 {
+	for _, f := range w.watchers[e.Watch] {
+		if e.Mask&unix.IN_IGNORED != 0 {
 			delete(w.watched, f)
 			continue
 		}
-		w.add(place{f, e.name}, change{e.mask, time.Now().Add(settleFor)})
+		w.add(place{f, e.Name}, change{e.Mask, time.Now().Add(settleFor)})
 	}
-	if e.mask&unix.IN_IGNORED != 0 {
-		delete(w.watchers, e.watch)
+	if e.Mask&unix.IN_IGNORED != 0 {
+		delete(w.watchers, e.Watch)
 	}
 }
 
@@ -282,7 +283,7 @@ func (w *Watcher) Close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.notify != nil && !w.closed {
-		w.notify.close()
+		w.notify.Close()
 	}
 	w.closed = true
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/applevm/applevm/internal/inotify"
 	"github.com/applevm/applevm/vmm"
 )
 
@@ -71,7 +72,7 @@ func TestWatcher(t *testing.T) {
 	of := g.lookup(other, "f")
 	w, changes := watching(t, g, dir)
 	// The root for the end, a directory with a file in it, and a file alone.
-	must(t, w.WatchShares(map[string][]uint64{"m": {rootNode, d, f, of, 9999}, "none": {1}}))
+	must(t, w.WatchShares(map[string]vmm.WatchedFiles{"m": {Nodes: []uint64{rootNode, d, f, of, 9999}}, "none": {Nodes: []uint64{1}}}))
 	if len(w.watched) != 3 {
 		t.Errorf("watched: %v", w.watched)
 	}
@@ -98,13 +99,13 @@ func TestWatcher(t *testing.T) {
 			t.Errorf("%s: %q, want %q", tt.what, got, tt.want)
 		}
 	}
-	must(t, w.WatchShares(map[string][]uint64{"m": {rootNode}}))
+	must(t, w.WatchShares(map[string]vmm.WatchedFiles{"m": {Nodes: []uint64{rootNode}}}))
 	must(t, os.WriteFile(path("d/f"), []byte("y"), 0o644))
 	if got := changes(); len(got) > 0 {
 		t.Errorf("not watched any more: %q", got)
 	}
 	w.Close()
-	if err := w.WatchShares(map[string][]uint64{"m": {rootNode}}); !errors.Is(err, vmm.ErrNotRunning) {
+	if err := w.WatchShares(map[string]vmm.WatchedFiles{"m": {Nodes: []uint64{rootNode}}}); !errors.Is(err, vmm.ErrNotRunning) {
 		t.Errorf("watch after the end: %v", err)
 	}
 }
@@ -115,7 +116,7 @@ func TestWatcherKnowsItsGuest(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dir, "f"), nil, 0o644), os.Mkdir(filepath.Join(dir, "d"), 0o755))
 	d := g.lookup(rootNode, "d")
 	w, changes := watching(t, g, dir)
-	must(t, w.WatchShares(map[string][]uint64{"m": {rootNode, d}}))
+	must(t, w.WatchShares(map[string]vmm.WatchedFiles{"m": {Nodes: []uint64{rootNode, d}}}))
 	ask := func(opcode uint32, node uint64, body []byte) {
 		t.Helper()
 		if e, _ := g.ask(opcode, node, body); e != 0 {
@@ -163,7 +164,7 @@ func TestWatcherIsBounded(t *testing.T) {
 		w.add(place{watched{"m", rootNode}, fmt.Sprint(i)}, change{mask: unix.IN_DELETE})
 		w.add(place{watched{"m", rootNode}, "0"}, change{mask: unix.IN_DELETE})
 	}
-	w.note(event{mask: unix.IN_Q_OVERFLOW})
+	w.note(inotify.Event{Mask: unix.IN_Q_OVERFLOW})
 	total, lost := 0, 0
 	for total < maxPending {
 		c, err := w.ShareChanges(t.Context())
@@ -184,7 +185,7 @@ func TestWatcherIsBounded(t *testing.T) {
 
 // What is remembered of the guest's doings is bounded.
 func TestRecentIsBounded(t *testing.T) {
-	var r recent
+	r := newOwnDoings()
 	r.file(1)()
 	r.name(1, "off", true)()
 	if _, ok := r.ofFile(1); ok {
@@ -202,8 +203,8 @@ func TestRecentIsBounded(t *testing.T) {
 	if n, ok := r.ofName(last, "n"); !ok || n.made {
 		t.Errorf("the last name: %+v, %v", n, ok)
 	}
-	if n := len(r.files.young) + len(r.files.old); n > 2*maxRecent {
-		t.Errorf("%d files are remembered", n)
+	if _, ok := r.ofFile(0); ok {
+		t.Error("the first file of so many is remembered")
 	}
 	done := r.file(last)
 	if f, _ := r.ofFile(last); f.running != 1 {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/applevm/applevm/vmm"
 	"github.com/applevm/applevm/vmm/internal/console"
+	"github.com/applevm/applevm/vmm/pathwatch"
 )
 
 const (
@@ -30,6 +31,7 @@ type machine struct {
 	plan    *plan
 	console *console.Tail
 	ports   *ports
+	shares  *pathwatch.Watcher
 	done    chan struct{}
 
 	mu      sync.Mutex
@@ -44,7 +46,7 @@ type machine struct {
 }
 
 func newMachine(p *plan) *machine {
-	return &machine{plan: p, console: &console.Tail{Limit: consoleSize}, ports: newPorts(), done: make(chan struct{})}
+	return &machine{plan: p, console: &console.Tail{Limit: consoleSize}, ports: newPorts(), shares: pathwatch.New(p.Shares), done: make(chan struct{})}
 }
 
 // Start implements vmm.Machine.
@@ -176,6 +178,7 @@ func (m *machine) with(err error) error {
 func (m *machine) finish(err error) {
 	m.ended.Do(func() {
 		m.ports.close()
+		m.shares.Close()
 		m.mu.Lock()
 		keep := m.keep
 		m.keep = nil

@@ -86,7 +86,9 @@ type WaitWatchesRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
 	// The digest of the last answer; empty for the first request.
-	Known         string `protobuf:"bytes,2,opt,name=known,proto3" json:"known,omitempty"`
+	Known string `protobuf:"bytes,2,opt,name=known,proto3" json:"known,omitempty"`
+	// Name files by paths.
+	Paths         bool `protobuf:"varint,3,opt,name=paths,proto3" json:"paths,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -135,11 +137,18 @@ func (x *WaitWatchesRequest) GetKnown() string {
 	return ""
 }
 
+func (x *WaitWatchesRequest) GetPaths() bool {
+	if x != nil {
+		return x.Paths
+	}
+	return false
+}
+
 type WaitWatchesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Differs if the files do.
 	Digest string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
-	// One for each share, api.MaxWatches files at most together.
+	// One for each share, api.MaxWatches files and api.MaxWatchedPaths bytes of paths at most together.
 	Shares []*WatchedFiles `protobuf:"bytes,2,rep,name=shares,proto3" json:"shares,omitempty"`
 	// There are more.
 	Cut           bool `protobuf:"varint,3,opt,name=cut,proto3" json:"cut,omitempty"`
@@ -203,7 +212,9 @@ type WatchedFiles struct {
 	// The share's tag.
 	Share string `protobuf:"bytes,1,opt,name=share,proto3" json:"share,omitempty"`
 	// The FUSE protocol's node IDs of the files.
-	Files         []uint64 `protobuf:"varint,2,rep,packed,name=files,proto3" json:"files,omitempty"`
+	Files []uint64 `protobuf:"varint,2,rep,packed,name=files,proto3" json:"files,omitempty"`
+	// Or their paths in the share, which is "." itself.
+	Paths         [][]byte `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -252,6 +263,13 @@ func (x *WatchedFiles) GetFiles() []uint64 {
 	return nil
 }
 
+func (x *WatchedFiles) GetPaths() [][]byte {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
 type RaiseFileEventsRequest struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -261,7 +279,10 @@ type RaiseFileEventsRequest struct {
 	// kind: the share answers that as if it was done.
 	Group uint32 `protobuf:"varint,3,opt,name=group,proto3" json:"group,omitempty"`
 	// In their order, api.MaxFileEvents at most.
-	Events        []*FileEvent `protobuf:"bytes,4,rep,name=events,proto3" json:"events,omitempty"`
+	Events []*FileEvent `protobuf:"bytes,4,rep,name=events,proto3" json:"events,omitempty"`
+	// Where others serve the share: paths in it at which there may be something else now. The guest has
+	// its kernel tell of them (IN_ATTRIB) if it was not its own doing. api.MaxFileEvents at most.
+	Changed       [][]byte `protobuf:"bytes,5,rep,name=changed,proto3" json:"changed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -320,6 +341,13 @@ func (x *RaiseFileEventsRequest) GetGroup() uint32 {
 func (x *RaiseFileEventsRequest) GetEvents() []*FileEvent {
 	if x != nil {
 		return x.Events
+	}
+	return nil
+}
+
+func (x *RaiseFileEventsRequest) GetChanged() [][]byte {
+	if x != nil {
+		return x.Changed
 	}
 	return nil
 }
@@ -1797,22 +1825,25 @@ var File_guest_proto protoreflect.FileDescriptor
 
 const file_guest_proto_rawDesc = "" +
 	"\n" +
-	"\vguest.proto\x12\x10applevm.guest.v1\"M\n" +
+	"\vguest.proto\x12\x10applevm.guest.v1\"c\n" +
 	"\x12WaitWatchesRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
-	"\x05known\x18\x02 \x01(\tR\x05known\"w\n" +
+	"\x05known\x18\x02 \x01(\tR\x05known\x12\x14\n" +
+	"\x05paths\x18\x03 \x01(\bR\x05paths\"w\n" +
 	"\x13WaitWatchesResponse\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x126\n" +
 	"\x06shares\x18\x02 \x03(\v2\x1e.applevm.guest.v1.WatchedFilesR\x06shares\x12\x10\n" +
-	"\x03cut\x18\x03 \x01(\bR\x03cut\":\n" +
+	"\x03cut\x18\x03 \x01(\bR\x03cut\"P\n" +
 	"\fWatchedFiles\x12\x14\n" +
 	"\x05share\x18\x01 \x01(\tR\x05share\x12\x14\n" +
-	"\x05files\x18\x02 \x03(\x04R\x05files\"\x9c\x01\n" +
+	"\x05files\x18\x02 \x03(\x04R\x05files\x12\x14\n" +
+	"\x05paths\x18\x03 \x03(\fR\x05paths\"\xb6\x01\n" +
 	"\x16RaiseFileEventsRequest\x12!\n" +
 	"\fcontainer_id\x18\x01 \x01(\tR\vcontainerId\x12\x14\n" +
 	"\x05share\x18\x02 \x01(\tR\x05share\x12\x14\n" +
 	"\x05group\x18\x03 \x01(\rR\x05group\x123\n" +
-	"\x06events\x18\x04 \x03(\v2\x1b.applevm.guest.v1.FileEventR\x06events\"\x19\n" +
+	"\x06events\x18\x04 \x03(\v2\x1b.applevm.guest.v1.FileEventR\x06events\x12\x18\n" +
+	"\achanged\x18\x05 \x03(\fR\achanged\"\x19\n" +
 	"\x17RaiseFileEventsResponse\"\xe3\x01\n" +
 	"\tFileEvent\x124\n" +
 	"\x04kind\x18\x01 \x01(\x0e2 .applevm.guest.v1.FileEvent.KindR\x04kind\x12\x12\n" +
