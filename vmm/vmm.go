@@ -194,6 +194,12 @@ type Starver interface {
 	Starved() time.Duration
 }
 
+// SubmountSharer is a Driver whose shares may show what is mounted below their directories whatever
+// Share.OneMount says.
+type SubmountSharer interface {
+	SharesSubmounts() bool
+}
+
 // Driver makes machines.
 type Driver interface {
 	// Name is the driver's short name, for instance "qemu".

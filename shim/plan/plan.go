@@ -41,6 +41,8 @@ type Input struct {
 	Translator Translator
 	// Stat looks at a file of the host, following symbolic links (os.Stat).
 	Stat func(name string) (fs.FileInfo, error)
+	// Submounts, if it is not nil, lists the mount points below a directory (SubmountsOf).
+	Submounts func(dir string) ([]string, error)
 	// IsEmpty tells whether a directory of the host has nothing in it (IsEmpty).
 	IsEmpty func(dir string) bool
 	// ReadFile reads a file of the host (os.ReadFile).
@@ -158,6 +160,7 @@ func New(in Input) (*Plan, error) {
 	}
 	p.Machine.Shares = append(p.Machine.Shares, m.shares...)
 	p.Machine.Disks = append(p.Machine.Disks, m.disks...)
+	p.Warnings = append(p.Warnings, submountWarnings(m.shares, in.Submounts)...)
 	p.CopiesUp, p.Sockets = m.copiesUp, m.sockets
 	if p.FileEvents, err = fileEvents(spec.Annotations, m.guest, in.Machine.FileEvents); err != nil {
 		return nil, err

@@ -73,6 +73,7 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		Boot:       plan.Boot{Kernel: img.Kernel, Initrd: img.Initrd, Cmdline: img.Cmdline},
 		Host:       plan.Host{CPUs: runtime.NumCPU(), DefaultCPUs: machine.DefaultCPUs(drv), Memory: machine.HostMemory(), Name: hostName()},
 		Translator: plan.TranslatorOf(drv),
+		Submounts:  plan.SubmountsOf(drv),
 		Stat:       os.Stat,
 		IsEmpty:    plan.IsEmpty,
 		ReadFile:   os.ReadFile,

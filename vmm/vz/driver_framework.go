@@ -10,7 +10,10 @@ import (
 
 type driver struct{}
 
-var _ vmm.Translator = driver{}
+var (
+	_ vmm.Translator     = driver{}
+	_ vmm.SubmountSharer = driver{}
+)
 
 // New returns the driver. The program must be signed with the entitlement
 // com.apple.security.virtualization; without it machines fail to start.
@@ -18,6 +21,9 @@ func New() vmm.Driver { return driver{} }
 
 // Name implements vmm.Driver.
 func (driver) Name() string { return "vz" }
+
+// SharesSubmounts implements vmm.SubmountSharer: the framework's file server crosses mount points.
+func (driver) SharesSubmounts() bool { return true }
 
 // Translates implements vmm.Translator.
 func (driver) Translates() (vmm.Translation, error) { return translates() }

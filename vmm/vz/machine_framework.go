@@ -14,6 +14,7 @@ import (
 
 	"github.com/Code-Hex/vz/v3"
 
+	"github.com/applevm/applevm/internal/imagelock"
 	"github.com/applevm/applevm/vmm"
 	"github.com/applevm/applevm/vmm/internal/console"
 	"github.com/applevm/applevm/vmm/pathwatch"
@@ -39,8 +40,9 @@ type machine struct {
 	asked   bool // Stop or Kill was called
 	vm      *vz.VirtualMachine
 	keep    files
-	screen  *os.File      // the end of the console's pipe that the framework writes to
-	read    chan struct{} // closed when nothing more comes from it
+	locks   []*imagelock.Lock // of the disks
+	screen  *os.File          // the end of the console's pipe that the framework writes to
+	read    chan struct{}     // closed when nothing more comes from it
 	err     error
 	ended   sync.Once
 }
@@ -84,6 +86,9 @@ func (m *machine) Start(ctx context.Context) error {
 
 // build makes the framework's machine.
 func (m *machine) build() (*vz.VirtualMachine, error) {
+	if err := m.lockDisks(); err != nil {
+		return nil, err
+	}
 	if err := m.plan.makeLinks(); err != nil {
 		return nil, err
 	}
@@ -110,6 +115,18 @@ func (m *machine) build() (*vz.VirtualMachine, error) {
 		return nil, fmt.Errorf("the framework made %d vsock devices", len(devices))
 	}
 	return vm, m.ports.attach(devices[0])
+}
+
+// lockDisks sees to it that an image has one writer.
+func (m *machine) lockDisks() error {
+	for _, d := range m.plan.Disks {
+		l, err := imagelock.Acquire(imagelock.Dir(), d.Path, d.ReadOnly)
+		if err != nil {
+			return fmt.Errorf("disk %s: %w", d.ID, err)
+		}
+		m.locks = append(m.locks, l)
+	}
+	return nil
 }
 
 // await waits for a call that ends with a completion handler, at most for timeout. A
@@ -185,6 +202,9 @@ func (m *machine) finish(err error) {
 		m.err = errors.Join(err, m.plan.removeLinks())
 		m.mu.Unlock()
 		keep.close()
+		for _, l := range m.locks {
+			l.Release()
+		}
 		if m.screen != nil {
 			_ = m.screen.Close()
 		}
