@@ -80,6 +80,10 @@ type Config struct {
 	// Translator shares the driver's translator of programs (see Translator) with the
 	// guest, under the tag TranslatorTag.
 	Translator bool
+	// Restore, if it is not empty, is a directory that Saver.Save has made of a machine with the
+	// same configuration but for Name and Dir: Start brings that machine back, paused, and boots nothing. A driver
+	// may lack this.
+	Restore string
 	// Nested gives the guest the processor's virtualization, so that it can run
 	// machines of its own. A driver may lack this, or find that the host does.
 	Nested bool

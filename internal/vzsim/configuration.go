@@ -1,6 +1,7 @@
 package vz
 
 import (
+	"crypto/rand"
 	"fmt"
 	"os"
 	"runtime"
@@ -26,6 +27,9 @@ func NewVirtualMachineConfiguration(bootLoader BootLoader, cpu uint, memorySize 
 	return &VirtualMachineConfiguration{loader: bootLoader.(*LinuxBootLoader), cpus: cpu, memory: memorySize}, nil
 }
 
+// maxStorage stands for a bound of the framework's, which is not documented.
+const maxStorage = 64
+
 // Validate refuses what the framework would.
 func (v *VirtualMachineConfiguration) Validate() (bool, error) {
 	if v.cpus < VirtualMachineConfigurationMinimumAllowedCPUCount() || v.cpus > VirtualMachineConfigurationMaximumAllowedCPUCount() {
@@ -33,6 +37,9 @@ func (v *VirtualMachineConfiguration) Validate() (bool, error) {
 	}
 	if v.memory%(1<<20) != 0 || v.memory < VirtualMachineConfigurationMinimumAllowedMemorySize() || v.memory > VirtualMachineConfigurationMaximumAllowedMemorySize() {
 		return false, fmt.Errorf("memory of %d bytes", v.memory)
+	}
+	if len(v.storage) > maxStorage {
+		return false, &NSError{Domain: "VZErrorDomain", Code: 2, LocalizedDescription: "Too many storage devices."}
 	}
 	if v.platform == nil || len(v.sockets) > 1 || len(v.balloons) > 1 {
 		return false, fmt.Errorf("no platform, or more than one vsock device or balloon")
@@ -161,8 +168,16 @@ type GenericMachineIdentifier struct{ data []byte }
 
 // NewGenericMachineIdentifier returns a new one.
 func NewGenericMachineIdentifier() (*GenericMachineIdentifier, error) {
-	return &GenericMachineIdentifier{data: []byte("identifier")}, nil
+	return &GenericMachineIdentifier{data: []byte(rand.Text())}, nil
 }
+
+// NewGenericMachineIdentifierWithData returns one from its representation.
+func NewGenericMachineIdentifierWithData(b []byte) (*GenericMachineIdentifier, error) {
+	return &GenericMachineIdentifier{data: b}, nil
+}
+
+// DataRepresentation is what it can be made from again.
+func (g *GenericMachineIdentifier) DataRepresentation() []byte { return g.data }
 
 // WithGenericMachineIdentifier sets it.
 func WithGenericMachineIdentifier(m *GenericMachineIdentifier) GenericPlatformConfigurationOption {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -31,6 +30,8 @@ const (
 // VirtualMachine is a QEMU machine behind the framework's interface.
 type VirtualMachine struct {
 	m      vmm.Machine
+	config vmm.Config // without what is of this machine alone
+	id     []byte
 	dir    string
 	screen *os.File
 	socket *VirtioSocketDevice
@@ -77,6 +78,11 @@ func NewVirtualMachine(config *VirtualMachineConfiguration) (*VirtualMachine, er
 	if len(config.serial) > 0 {
 		v.screen = config.serial[0].attachment.write
 	}
+	v.config = cfg
+	v.config.Dir, v.config.NICs = "", nil
+	if id := config.platform.(*GenericPlatformConfiguration).id; id != nil {
+		v.id = id.data
+	}
 	if v.m, err = drv.New(cfg); err != nil {
 		_ = os.RemoveAll(dir)
 		return nil, err
@@ -119,7 +125,7 @@ func (v *VirtualMachine) Start(opts ...VirtualMachineStartOption) error {
 	v.used = true
 	v.mu.Unlock()
 	if used {
-		return &NSError{Domain: "VZErrorDomain", Code: 3, LocalizedDescription: "Invalid virtual machine state transition."}
+		return invalidState(v.State())
 	}
 	v.set(VirtualMachineStateStarting)
 	if err := v.m.Start(context.Background()); err != nil {
@@ -173,12 +179,14 @@ func (v *VirtualMachine) Pause() error {
 
 // Resume lets it run on.
 func (v *VirtualMachine) Resume() error {
-	return v.change(VirtualMachineStatePaused, VirtualMachineStateRunning, v.m.Resume)
+	return v.change(VirtualMachineStatePaused, VirtualMachineStateRunning, func(ctx context.Context) error {
+		return errors.Join(v.forgetSaved(ctx), v.m.Resume(ctx))
+	})
 }
 
 func (v *VirtualMachine) change(from, to VirtualMachineState, f func(context.Context) error) error {
 	if s := v.State(); s != from {
-		return &NSError{Domain: "VZErrorDomain", Code: 3, LocalizedDescription: fmt.Sprintf("Invalid virtual machine state transition from %d.", s)}
+		return invalidState(s)
 	}
 	if err := f(context.Background()); err != nil {
 		return err
@@ -192,6 +200,9 @@ func (v *VirtualMachine) Stop() error {
 	v.mu.Lock()
 	v.used = true
 	v.mu.Unlock()
+	if v.keepSaved() {
+		return nil
+	}
 	err := v.m.Stop(context.Background())
 	<-v.m.Done()
 	return errors.Join(err, os.RemoveAll(v.dir)) // it may never have started

@@ -13,25 +13,55 @@ import (
 )
 
 // VirtioSocketDevice is a machine's vsock device.
-type VirtioSocketDevice struct{ m vmm.Machine }
+type VirtioSocketDevice struct {
+	m         vmm.Machine
+	mu        sync.Mutex
+	listeners []*VirtioSocketListener
+}
 
 // Listen lets the guest connect to a port.
 func (v *VirtioSocketDevice) Listen(port uint32) (*VirtioSocketListener, error) {
-	own, err := v.m.Listen(port)
-	if err != nil {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	l := &VirtioSocketListener{port: port, acceptch: make(chan *VirtioSocketConnection, 1)}
+	if err := l.open(v.m); err != nil {
 		return nil, err
 	}
-	l := &VirtioSocketListener{port: port, own: own, acceptch: make(chan *VirtioSocketConnection, 1)}
+	v.listeners = append(v.listeners, l)
+	return l, nil
+}
+
+// open takes the connections of a machine's guest.
+func (v *VirtioSocketListener) open(m vmm.Machine) error {
+	own, err := m.Listen(v.port)
+	if err != nil {
+		return err
+	}
+	v.own = own
 	go func() {
 		for {
 			c, err := own.Accept()
 			if err != nil {
 				return // Accept of ours goes on waiting
 			}
-			l.acceptch <- &VirtioSocketConnection{rawConn: c}
+			v.acceptch <- &VirtioSocketConnection{rawConn: c}
 		}
 	}()
-	return l, nil
+	return nil
+}
+
+// use makes the device that of another machine.
+func (v *VirtioSocketDevice) use(m vmm.Machine) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.m = m
+	for _, l := range v.listeners {
+		_ = l.own.Close()
+		if err := l.open(m); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Connect connects to a port of the guest. If the guest does not answer it never returns.

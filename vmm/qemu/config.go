@@ -31,6 +31,9 @@ func Emulator(arch string) (binary, pkg string, ok bool) {
 
 // validate checks what needs no look at the host.
 func validate(cfg vmm.Config) error {
+	if cfg.Restore != "" {
+		return fmt.Errorf("machine %s: QEMU cannot restore machines with these devices", cfg.Name)
+	}
 	if emulators[cfg.Arch].binary == "" {
 		return fmt.Errorf("machine %s: architecture %q is neither amd64 nor arm64", cfg.Name, cfg.Arch)
 	}

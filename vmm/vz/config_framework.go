@@ -26,7 +26,7 @@ func (f files) close() {
 // configure makes the framework's configuration. The guest's console is written to
 // console. What is added to keep must stay open until the machine has ended, also if
 // configure fails.
-func configure(p *plan, console *os.File, keep *files) (*vz.VirtualMachineConfiguration, error) {
+func configure(p *plan, id *vz.GenericMachineIdentifier, console *os.File, keep *files) (*vz.VirtualMachineConfiguration, error) {
 	loader, err := vz.NewLinuxBootLoader(p.Kernel, vz.WithCommandLine(p.cmdline), vz.WithInitrd(p.Initrd))
 	if err != nil {
 		return nil, explain("boot loader", err)
@@ -40,16 +40,17 @@ func configure(p *plan, console *os.File, keep *files) (*vz.VirtualMachineConfig
 	if err != nil {
 		return nil, explain("configuration", err)
 	}
-	for _, add := range []func(*plan, *vz.VirtualMachineConfiguration) error{addPlatform, addDisks, addShares, addSmall} {
+	for _, add := range []func(*plan, *vz.VirtualMachineConfiguration) error{addDisks, addShares, addSmall} {
 		if err := add(p, c); err != nil {
 			return nil, err
 		}
 	}
-	if err := errors.Join(addNICs(p, c, keep), addConsole(c, console, keep)); err != nil {
+	if err := errors.Join(addPlatform(p, id, c), addNICs(p, c, keep), addConsole(c, console, keep)); err != nil {
 		return nil, err
 	}
 	if ok, err := c.Validate(); err != nil || !ok {
-		return nil, fmt.Errorf("the framework refuses the configuration: %w", err)
+		return nil, fmt.Errorf("the framework refuses the configuration, with %d disks, %d shares and %d network interfaces: %w",
+			len(p.Disks), len(p.shares), len(p.NICs), err)
 	}
 	return c, nil
 }
@@ -62,13 +63,8 @@ func explain(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// addPlatform gives the machine an identity of its own. It is kept with the
-// configuration: a machine that is restored must have the one that it was saved with.
-func addPlatform(p *plan, c *vz.VirtualMachineConfiguration) error {
-	id, err := vz.NewGenericMachineIdentifier()
-	if err != nil {
-		return explain("machine identifier", err)
-	}
+// addPlatform gives the machine its identity.
+func addPlatform(p *plan, id *vz.GenericMachineIdentifier, c *vz.VirtualMachineConfiguration) error {
 	platform, err := vz.NewGenericPlatformConfiguration(vz.WithGenericMachineIdentifier(id))
 	if err != nil {
 		return explain("platform", err)

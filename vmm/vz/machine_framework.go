@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -44,7 +45,9 @@ type machine struct {
 	screen  *os.File          // the end of the console's pipe that the framework writes to
 	read    chan struct{}     // closed when nothing more comes from it
 	err     error
-	ended   sync.Once
+	// identifier is the machine's for the framework, once it has one.
+	identifier []byte
+	ended      sync.Once
 }
 
 func newMachine(p *plan) *machine {
@@ -62,7 +65,7 @@ func (m *machine) Start(ctx context.Context) error {
 	m.mu.Unlock()
 	vm, err := m.build()
 	if err == nil {
-		err = await(ctx, startTimeout, func() error { return vm.Start() })
+		err = m.begin(ctx, vm)
 	}
 	if err != nil {
 		if vm != nil {
@@ -84,6 +87,14 @@ func (m *machine) Start(ctx context.Context) error {
 	return nil
 }
 
+// begin boots the machine, or brings the one back whose state was saved.
+func (m *machine) begin(ctx context.Context, vm *vz.VirtualMachine) error {
+	if m.plan.Restore != "" {
+		return restoreState(ctx, vm, filepath.Join(m.plan.Restore, stateFile))
+	}
+	return await(ctx, startTimeout, func() error { return vm.Start() })
+}
+
 // build makes the framework's machine.
 func (m *machine) build() (*vz.VirtualMachine, error) {
 	if err := m.lockDisks(); err != nil {
@@ -102,7 +113,12 @@ func (m *machine) build() (*vz.VirtualMachine, error) {
 		defer r.Close()
 		_, _ = io.Copy(m.console, r) // until the machine's end
 	}()
-	c, err := configure(m.plan, w, &m.keep)
+	id, err := machineIdentifier(m.plan)
+	if err != nil {
+		return nil, err
+	}
+	m.identifier = id.DataRepresentation()
+	c, err := configure(m.plan, id, w, &m.keep)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,105 @@
+package vz
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"reflect"
+	"sync"
+
+	"github.com/applevm/applevm/vmm"
+)
+
+// QEMU cannot save a machine with a vsock device of ours (it refuses to migrate vhost-user-vsock). So what is
+// imitated here are the framework's rules, not the state: a saved machine stays in this process, paused, when it is
+// stopped, and goes on as the one that restores it.
+
+// saved are machines by what is written to the files of their states.
+var saved struct {
+	sync.Mutex
+	machines map[string]savedMachine
+}
+
+type savedMachine struct {
+	v      *VirtualMachine
+	config vmm.Config
+	id     []byte
+}
+
+func invalidState(s VirtualMachineState) error {
+	return &NSError{Domain: "VZErrorDomain", Code: 3, LocalizedDescription: fmt.Sprintf("Invalid virtual machine state transition from %d.", s)}
+}
+
+// ValidateSaveRestoreSupport tells whether a machine with this configuration can be saved.
+func (v *VirtualMachineConfiguration) ValidateSaveRestoreSupport() (bool, error) { return true, nil }
+
+// SaveMachineStateToPath saves a paused machine's state.
+func (v *VirtualMachine) SaveMachineStateToPath(saveFilePath string) error {
+	if s := v.State(); s != VirtualMachineStatePaused {
+		return invalidState(s)
+	}
+	if err := os.WriteFile(saveFilePath, []byte(v.dir), 0o600); err != nil {
+		return err
+	}
+	saved.Lock()
+	defer saved.Unlock()
+	if saved.machines == nil {
+		saved.machines = map[string]savedMachine{}
+	}
+	saved.machines[v.dir] = savedMachine{v, v.config, v.id}
+	return nil
+}
+
+// RestoreMachineStateFromURL brings back a machine with the same configuration, paused, in one that has not
+// been started.
+func (v *VirtualMachine) RestoreMachineStateFromURL(saveFilePath string) error {
+	b, err := os.ReadFile(saveFilePath)
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	used := v.used
+	v.used = true
+	v.mu.Unlock()
+	if used {
+		return invalidState(v.State())
+	}
+	saved.Lock()
+	defer saved.Unlock()
+	s, ok := saved.machines[string(b)]
+	if !ok || !bytes.Equal(s.id, v.id) || !reflect.DeepEqual(s.config, v.config) {
+		return &NSError{Domain: "VZErrorDomain", Code: 12, LocalizedDescription: "The saved state does not fit the configuration."}
+	}
+	if s.v.State() != VirtualMachineStateStopped {
+		return &NSError{Domain: "VZErrorDomain", Code: 12, LocalizedDescription: "Here a machine is restored only when the one that was saved has been stopped."}
+	}
+	delete(saved.machines, string(b))
+	unused := v.dir
+	v.m, v.dir = s.v.m, s.v.dir
+	if err := v.socket.use(v.m); err != nil {
+		return err
+	}
+	v.set(VirtualMachineStatePaused)
+	go v.watch()
+	return os.RemoveAll(unused)
+}
+
+// keepSaved stops a machine that goes on in another; false if it is none.
+func (v *VirtualMachine) keepSaved() bool {
+	saved.Lock()
+	defer saved.Unlock()
+	if s, ok := saved.machines[v.dir]; !ok || s.v != v || v.State() != VirtualMachineStatePaused {
+		return false
+	}
+	v.set(VirtualMachineStateStopped)
+	return true
+}
+
+// forgetSaved is called when a machine runs on: its saved state is older then.
+func (v *VirtualMachine) forgetSaved(context.Context) error {
+	saved.Lock()
+	defer saved.Unlock()
+	delete(saved.machines, v.dir)
+	return nil
+}
