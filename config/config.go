@@ -59,12 +59,14 @@ const (
 	NetworkUser = "user"
 	// NetworkNone is the container's loopback interface only.
 	NetworkNone = "none"
+	// NetworkNAT is macOS's own network for machines (vmnet's NAT).
+	NetworkNAT = "nat"
 )
 
 // Network holds the defaults for a container's network.
 type Network struct {
 	// Default is the network where no client asks for one.
-	Default string `toml:"default" comment:"The network where no client asks for one: user (in the shim, without privilege) or none."`
+	Default string `toml:"default" comment:"The network where no client asks for one: user (in the shim, without privilege), none, or on macOS nat."`
 	// Subnet is the IPv4 network of user networks; every machine has one of its own.
 	Subnet netip.Prefix `toml:"subnet" comment:"The IPv4 network that each container with a user network has for itself; one that the host does not use."`
 	// MTU is the longest packet of user networks, in bytes.
@@ -231,8 +233,8 @@ func (c Config) Validate() error {
 
 func (n Network) validate() error {
 	switch {
-	case n.Default != NetworkUser && n.Default != NetworkNone:
-		return fmt.Errorf("network.default is %q: use %q or %q", n.Default, NetworkUser, NetworkNone)
+	case n.Default != NetworkUser && n.Default != NetworkNone && n.Default != NetworkNAT:
+		return fmt.Errorf("network.default is %q: use %q, %q or, on macOS, %q", n.Default, NetworkUser, NetworkNone, NetworkNAT)
 	case !n.Subnet.IsValid() || !n.Subnet.Addr().Is4() || n.Subnet != n.Subnet.Masked() || n.Subnet.Bits() < 8 || n.Subnet.Bits() > 29:
 		return fmt.Errorf("network.subnet is %q: use an IPv4 network with a prefix of 8 to 29 bits, for instance 192.168.127.0/24", n.Subnet)
 	case n.MTU < 1280 || n.MTU > 65520:

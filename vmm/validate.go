@@ -67,8 +67,8 @@ func checkNIC(n NIC) error {
 		return errors.New("its address is not a unicast MAC address")
 	case n.MTU < MinMTU || n.MTU > MaxMTU:
 		return fmt.Errorf("its MTU of %d is not within %d and %d", n.MTU, MinMTU, MaxMTU)
-	case n.File == nil:
-		return errors.New("it has no file")
+	case (n.File == nil) != n.NAT || n.NAT && n.Tap:
+		return errors.New("it is to have a file, or to be behind the VMM's NAT")
 	}
 	return nil
 }

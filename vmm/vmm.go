@@ -100,6 +100,9 @@ type NIC struct {
 	// which frames go, one Ethernet frame a datagram, with nothing before it.
 	// Start takes a duplicate: the file stays the caller's.
 	File *os.File
+	// NAT says that there is no File: the VMM itself connects the interface to a network with a DHCP server,
+	// behind the host's addresses. A driver may lack this (NATer).
+	NAT bool
 	// Tap says that File is a tap device instead, with virtio-net headers (Linux's
 	// IFF_VNET_HDR). A driver may lack this.
 	Tap bool
@@ -202,6 +205,11 @@ type Starver interface {
 // Share.OneMount says.
 type SubmountSharer interface {
 	SharesSubmounts() bool
+}
+
+// NATer is a Driver that may have NIC.NAT for containers.
+type NATer interface {
+	HasNAT() bool
 }
 
 // Driver makes machines.

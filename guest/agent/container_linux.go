@@ -50,6 +50,7 @@ type container struct {
 	sharesMu sync.RWMutex  // of shares once the container is made: who writes unmounts them
 	appeared chan struct{} // there are new files in one
 	watches  *pathWatches  // of the shares
+	leases   []*dhcp       // of its network interfaces
 	volumes  []volume      // that may be new
 	sockets  *sockets      // of the host; nil if there are none
 	files    files         // that were made for it
@@ -216,7 +217,7 @@ func (c *container) prepare(ctx context.Context, spec *specs.Spec, opts *guestv1
 	}
 	config.ExecCPUAffinity = machineCPUs(config.ExecCPUAffinity)
 	// Interfaces have kernel parameters of their own, so they come first.
-	if err := setNetwork(ctx, config, opts.GetInterfaces()); err != nil {
+	if err := c.setNetwork(ctx, config, opts.GetInterfaces()); err != nil {
 		return nil, err
 	}
 	if err := setSysctls(sysctlRoot, sysctls); err != nil {
@@ -456,6 +457,10 @@ func (c *container) release() error {
 	c.sockets.close()
 	c.daemon.stop()
 	c.watches.close()
+	for _, d := range c.leases {
+		d.close()
+	}
+	c.leases = nil
 	// What is still mounted must not be removed: it is the host's.
 	if err := errors.Join(c.unmountShares(), c.unmountDisks()); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
 
 	"github.com/opencontainers/runc/libcontainer/configs"
@@ -30,6 +31,8 @@ type iface struct {
 	mtu    int
 	addrs  []netlink.Addr
 	routes []netlink.Route // without the link
+	dhcp   bool
+	resolv string // the file that gets DHCP's nameservers
 }
 
 // parseInterfaces checks what the host asks for.
@@ -49,7 +52,7 @@ func parseInterfaces(list []*guestv1.Interface) ([]iface, error) {
 }
 
 func parseInterface(i *guestv1.Interface) (iface, error) {
-	f := iface{mac: i.GetMac(), newMAC: i.GetNewMac(), name: i.GetName(), mtu: int(i.GetMtu())}
+	f := iface{mac: i.GetMac(), newMAC: i.GetNewMac(), name: i.GetName(), mtu: int(i.GetMtu()), dhcp: i.GetDhcp(), resolv: i.GetResolvConf()}
 	switch {
 	case len(f.mac) != 6:
 		return f, fmt.Errorf("address %x is no MAC address", i.GetMac())
@@ -94,7 +97,7 @@ func parseInterface(i *guestv1.Interface) (iface, error) {
 // setNetwork arranges for the container's interfaces: in the machine's network
 // namespace at once, in one of the container's own when libcontainer has made it,
 // before the container's kernel parameters are set.
-func setNetwork(ctx context.Context, config *configs.Config, list []*guestv1.Interface) error {
+func (c *container) setNetwork(ctx context.Context, config *configs.Config, list []*guestv1.Interface) error {
 	ifaces, err := parseInterfaces(list)
 	if err != nil || len(ifaces) == 0 {
 		return err
@@ -105,7 +108,7 @@ func setNetwork(ctx context.Context, config *configs.Config, list []*guestv1.Int
 	}
 	if !config.Namespaces.IsPrivate(configs.NEWNET) {
 		defer func() { _ = machine.Close() }()
-		return setInterfaces(ctx, ifaces, machine, machine)
+		return c.setInterfaces(ctx, ifaces, machine, machine)
 	}
 	if config.Hooks == nil {
 		config.Hooks = configs.Hooks{}
@@ -117,14 +120,14 @@ func setNetwork(ctx context.Context, config *configs.Config, list []*guestv1.Int
 			return fmt.Errorf("the container's network namespace: %w", err)
 		}
 		defer func() { _ = own.Close() }()
-		return setInterfaces(ctx, ifaces, machine, own)
+		return c.setInterfaces(ctx, ifaces, machine, own)
 	}))
 	return nil
 }
 
 // setInterfaces brings interfaces from one network namespace into another (or
 // leaves them, if that is the same) and sets them up there.
-func setInterfaces(ctx context.Context, list []iface, from, to netns.NsHandle) error {
+func (c *container) setInterfaces(ctx context.Context, list []iface, from, to netns.NsHandle) error {
 	source, err := netlink.NewHandleAt(from, unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open the machine's network configuration: %w", err)
@@ -143,10 +146,45 @@ func setInterfaces(ctx context.Context, list []iface, from, to netns.NsHandle) e
 		}
 	}
 	for _, f := range list {
-		if err := f.set(ctx, target); err != nil {
+		err := f.set(ctx, target)
+		if err == nil && f.dhcp {
+			err = c.lease(ctx, f, to)
+		}
+		if err != nil {
 			return fmt.Errorf("network interface %s (%s): %w", f.name, f.mac, err)
 		}
 	}
+	return nil
+}
+
+// lease has an interface get its address by DHCP, until the container is released.
+func (c *container) lease(ctx context.Context, f iface, ns netns.NsHandle) error {
+	own, err := unix.FcntlInt(uintptr(ns), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	ns = netns.NsHandle(own) // for later, when it changes
+	d, err := startDHCP(ctx, ns, f.name, f.mac, func(l lease) error {
+		h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		link, err := h.LinkByName(f.name)
+		if err != nil {
+			return err
+		}
+		if err := setLease(h, link, l); err != nil || f.resolv == "" {
+			return err
+		}
+		return c.setFile(f.resolv, l.resolvConf())
+	})
+	if err != nil {
+		_ = ns.Close()
+		return err
+	}
+	d.ns = ns
+	c.leases = append(c.leases, d)
 	return nil
 }
 

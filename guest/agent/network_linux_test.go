@@ -45,7 +45,7 @@ func handleAt(t *testing.T, ns netns.NsHandle) *netlink.Handle {
 }
 
 func TestInterfacesMove(t *testing.T) {
-	machine, container := newNamespace(t), newNamespace(t)
+	machine, own := newNamespace(t), newNamespace(t)
 	mac := net.HardwareAddr{2, 0, 0, 0, 0, 9}
 	m := handleAt(t, machine)
 	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "virtio0", HardwareAddr: mac}, PeerName: "cable"}
@@ -67,10 +67,10 @@ func TestInterfacesMove(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := setInterfaces(t.Context(), list, machine, container); err != nil {
+	if err := (&container{}).setInterfaces(t.Context(), list, machine, own); err != nil {
 		t.Fatal(err)
 	}
-	h := handleAt(t, container)
+	h := handleAt(t, own)
 	link, err := h.LinkByName("eth0")
 	if err != nil {
 		t.Fatal(err)
@@ -112,7 +112,7 @@ func TestInterfacesMove(t *testing.T) {
 		t.Errorf("the machine still has %v", l)
 	}
 	// Again, in the namespace where it is: for a container that shares the machine's.
-	if err := setInterfaces(t.Context(), list, container, container); err != nil {
+	if err := (&container{}).setInterfaces(t.Context(), list, own, own); err != nil {
 		t.Error(err)
 	}
 }

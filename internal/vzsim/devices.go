@@ -155,15 +155,25 @@ func (f *FileHandleNetworkDeviceAttachment) SetMaximumTransmissionUnit(mtu int) 
 	return nil
 }
 
+// NATNetworkDeviceAttachment is the host's NAT: here QEMU's.
+type NATNetworkDeviceAttachment struct{}
+
+func (*NATNetworkDeviceAttachment) networkDeviceAttachment() {}
+
+// NewNATNetworkDeviceAttachment returns one.
+func NewNATNetworkDeviceAttachment() (*NATNetworkDeviceAttachment, error) {
+	return &NATNetworkDeviceAttachment{}, nil
+}
+
 // VirtioNetworkDeviceConfiguration is a virtio network interface.
 type VirtioNetworkDeviceConfiguration struct {
-	attachment *FileHandleNetworkDeviceAttachment
+	attachment NetworkDeviceAttachment
 	mac        net.HardwareAddr
 }
 
 // NewVirtioNetworkDeviceConfiguration returns one.
 func NewVirtioNetworkDeviceConfiguration(attachment NetworkDeviceAttachment) (*VirtioNetworkDeviceConfiguration, error) {
-	return &VirtioNetworkDeviceConfiguration{attachment: attachment.(*FileHandleNetworkDeviceAttachment)}, nil
+	return &VirtioNetworkDeviceConfiguration{attachment: attachment}, nil
 }
 
 // SetMACAddress sets its address.

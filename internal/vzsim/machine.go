@@ -73,7 +73,11 @@ func NewVirtualMachine(config *VirtualMachineConfiguration) (*VirtualMachine, er
 		cfg.Shares = append(cfg.Shares, vmm.Share{Tag: s.tag, Path: dir.path, ReadOnly: dir.readOnly})
 	}
 	for _, n := range config.network {
-		cfg.NICs = append(cfg.NICs, vmm.NIC{MAC: n.mac, MTU: n.attachment.mtu, File: n.attachment.file})
+		nic := vmm.NIC{MAC: n.mac, MTU: 1500, NAT: true}
+		if f, ok := n.attachment.(*FileHandleNetworkDeviceAttachment); ok {
+			nic = vmm.NIC{MAC: n.mac, MTU: f.mtu, File: f.file}
+		}
+		cfg.NICs = append(cfg.NICs, nic)
 	}
 	if len(config.serial) > 0 {
 		v.screen = config.serial[0].attachment.write

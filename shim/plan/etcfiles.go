@@ -26,7 +26,7 @@ const ownAddress = "127.0.1.1"
 // client mounts. One without a network has the image's, unless its client always makes
 // them and could not (always).
 func (n Network) etcFiles(hostname string, readFile func(string) ([]byte, error), always bool) []File {
-	if !n.User && !always {
+	if !n.User && !n.NAT && !always {
 		return nil
 	}
 	var out []File
@@ -41,6 +41,10 @@ func (n Network) etcFiles(hostname string, readFile func(string) ([]byte, error)
 	if hostname != "" {
 		add(etcHostname, hostname+"\n")
 	}
+	if n.NAT {
+		add(etcResolv, "# The DHCP server names no nameserver.\n") // until it does
+		return out
+	}
 	if !n.User {
 		add(etcResolv, "# This container has no network.\n")
 		return out
@@ -50,6 +54,9 @@ func (n Network) etcFiles(hostname string, readFile func(string) ([]byte, error)
 	add(etcResolv, n.resolvConf(host))
 	return out
 }
+
+// isOwnResolv tells whether f is a resolv.conf that no client has made.
+func isOwnResolv(f File) bool { return f.Destination == etcResolv && f.Generated }
 
 // names are the addresses that the container and its host are known by, each with its
 // name. The container's own is not known (empty) if it has its host's.

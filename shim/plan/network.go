@@ -17,7 +17,7 @@ import (
 
 // Annotations of a container about its network.
 const (
-	// AnnotationNetwork is "none", "user" or the name of a network that containers
+	// AnnotationNetwork is "none", "user", "nat" or the name of a network that containers
 	// share (Shared), and overrides all else that decides.
 	AnnotationNetwork = "dev.applevm.network"
 	// AnnotationAliases lists further names of the container in a shared network,
@@ -57,6 +57,9 @@ type Network struct {
 	// User gives its machine a network of its own (package usernet). Without it and
 	// CNI the machine has none.
 	User bool
+	// NAT gives its machine an interface in the driver's own network (vmm.NIC.NAT), called MAC.
+	NAT bool
+	MAC net.HardwareAddr
 	// CNI is how many networks the client connects it to, in a network namespace:
 	// NetNS, or one that is made for it, where hooks do it.
 	CNI int
@@ -100,6 +103,8 @@ func network(s *specs.Spec, in Input) (Network, error) {
 			return Network{}, invalid("annotation %s asks for published ports, but the container has no network (%s)", AnnotationPublish, by)
 		}
 		return Network{}, nil
+	case mode == config.NetworkNAT:
+		return behindNAT(s, in, by)
 	case slices.Contains(othersModes, mode):
 		return Network{}, invalid("the network %q (%s) is the client's to give: use its --net", mode, by)
 	}
@@ -167,6 +172,9 @@ func networkMode(s *specs.Spec, c config.Network) (mode, by string, count int) {
 
 // nics are the machine's network interfaces, without their files.
 func (n Network) nics() []vmm.NIC {
+	if n.NAT {
+		return []vmm.NIC{{MAC: n.MAC, MTU: natMTU, NAT: true}}
+	}
 	if !n.User {
 		var out []vmm.NIC
 		for i := range n.CNI {
@@ -178,8 +186,15 @@ func (n Network) nics() []vmm.NIC {
 	return []vmm.NIC{{MAC: n.Addresses.MAC, MTU: n.mtu()}}
 }
 
-// interfaces are the same as the container sees them.
-func (n Network) interfaces() []*guestv1.Interface {
+// interfaces are the same as the container sees them. ownResolv says that it has no client's resolv.conf.
+func (n Network) interfaces(ownResolv bool) []*guestv1.Interface {
+	if n.NAT {
+		i := &guestv1.Interface{Mac: n.MAC, Name: InterfaceName, Mtu: natMTU, Dhcp: true}
+		if ownResolv {
+			i.ResolvConf = etcResolv
+		}
+		return []*guestv1.Interface{i}
+	}
 	if !n.User {
 		return nil
 	}

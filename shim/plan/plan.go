@@ -41,6 +41,8 @@ type Input struct {
 	Translator Translator
 	// Stat looks at a file of the host, following symbolic links (os.Stat).
 	Stat func(name string) (fs.FileInfo, error)
+	// NAT says that the driver has the network "nat" (HasNAT).
+	NAT bool
 	// Submounts, if it is not nil, lists the mount points below a directory (SubmountsOf).
 	Submounts func(dir string) ([]string, error)
 	// IsEmpty tells whether a directory of the host has nothing in it (IsEmpty).
@@ -179,7 +181,7 @@ func New(in Input) (*Plan, error) {
 		return nil, err
 	}
 	p.Warnings = append(p.Warnings, warnings...)
-	p.Container = &guestv1.ContainerOptions{Spec: guest, Rootfs: rootfs, Interfaces: p.Network.interfaces()}
+	p.Container = &guestv1.ContainerOptions{Spec: guest, Rootfs: rootfs, Interfaces: p.Network.interfaces(slices.ContainsFunc(p.Files, isOwnResolv))}
 	if p.Container.Translator, err = translator(spec.Annotations, in.Machine, in.Translator); err != nil {
 		return nil, err
 	}

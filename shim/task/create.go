@@ -74,6 +74,7 @@ func (c *container) create(ctx context.Context, r *taskapi.CreateTaskRequest) er
 		Host:       plan.Host{CPUs: runtime.NumCPU(), DefaultCPUs: machine.DefaultCPUs(drv), Memory: machine.HostMemory(), Name: hostName()},
 		Translator: plan.TranslatorOf(drv),
 		Submounts:  plan.SubmountsOf(drv),
+		NAT:        plan.HasNAT(drv),
 		Stat:       os.Stat,
 		IsEmpty:    plan.IsEmpty,
 		ReadFile:   os.ReadFile,

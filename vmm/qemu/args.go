@@ -146,16 +146,22 @@ func (p *plan) args() []string {
 	if p.bare {
 		return a
 	}
+	fd := shareFD + len(p.Shares)
 	for i, n := range p.NICs {
 		id := "net" + strconv.Itoa(i)
 		device := fmt.Sprintf("virtio-net-%s,netdev=%s,mac=%s,host_mtu=%d", k.bus, id, n.MAC, n.MTU)
 		if k.bus == "pci" {
 			device += ",romfile=" // no firmware boots from it
 		}
-		fd := shareFD + len(p.Shares) + i
 		backend := fmt.Sprintf("dgram,id=%s,local.type=fd,local.str=%d", id, fd)
-		if n.Tap {
+		switch {
+		case n.NAT:
+			backend = "user,id=" + id
+		case n.Tap:
 			backend = fmt.Sprintf("tap,id=%s,fd=%d,vhost=off", id, fd)
+			fd++
+		default:
+			fd++
 		}
 		a = append(a, "-netdev", backend, "-device", device+slots.next())
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 
 	"github.com/applevm/applevm/vmm"
 )
@@ -39,6 +40,9 @@ func validate(cfg vmm.Config) error {
 	}
 	if err := cfg.Validate(); err != nil {
 		return err
+	}
+	if cfg.Root != nil && slices.ContainsFunc(cfg.NICs, func(n vmm.NIC) bool { return n.NAT }) {
+		return fmt.Errorf("machine %s: QEMU's NAT needs the host's resolv.conf, which it has not with another root directory", cfg.Name)
 	}
 	if len(cfg.Disks)+len(cfg.Shares)+len(cfg.NICs) > maxDevices {
 		return fmt.Errorf("machine %s: %d disks, %d shared directories and %d network interfaces, but at most %d fit in all",

@@ -172,7 +172,9 @@ func (m *machine) launch(p plan) (*vhostuser.Server, error) {
 	cmd := exec.Command(p.binary, p.args()...)
 	cmd.ExtraFiles = append([]*os.File{vsockFD - 3: devs.vsock(), qmpFD - 3: listener, jailFD - 3: jail}, devs.shares()...)
 	for _, n := range p.NICs {
-		cmd.ExtraFiles = append(cmd.ExtraFiles, n.File)
+		if !n.NAT {
+			cmd.ExtraFiles = append(cmd.ExtraFiles, n.File)
+		}
 	}
 	cmd.Stdout, cmd.Stderr = m.console, m.stderr
 	cmd.WaitDelay = time.Second

@@ -152,20 +152,36 @@ func sharing(tag string, s vz.DirectoryShare) (*vz.VirtioFileSystemDeviceConfigu
 	return dev, err
 }
 
+// attachment is what an interface is connected to.
+func attachment(n vmm.NIC, keep *files) (vz.NetworkDeviceAttachment, error) {
+	if n.NAT {
+		a, err := vz.NewNATNetworkDeviceAttachment()
+		if err != nil {
+			return nil, explain("network interface", err)
+		}
+		return a, nil
+	}
+	f, err := duplicate(n.File)
+	if err != nil {
+		return nil, fmt.Errorf("network interface: %w", err)
+	}
+	*keep = append(*keep, f)
+	a, err := vz.NewFileHandleNetworkDeviceAttachment(f)
+	if err == nil {
+		err = a.SetMaximumTransmissionUnit(mtu(n))
+	}
+	if err != nil {
+		return nil, explain("network interface", err)
+	}
+	return a, nil
+}
+
 func addNICs(p *plan, c *vz.VirtualMachineConfiguration, keep *files) error {
 	var devices []*vz.VirtioNetworkDeviceConfiguration
 	for _, n := range p.NICs {
-		f, err := duplicate(n.File)
+		a, err := attachment(n, keep)
 		if err != nil {
-			return fmt.Errorf("network interface: %w", err)
-		}
-		*keep = append(*keep, f)
-		a, err := vz.NewFileHandleNetworkDeviceAttachment(f)
-		if err == nil {
-			err = a.SetMaximumTransmissionUnit(mtu(n))
-		}
-		if err != nil {
-			return explain("network interface", err)
+			return err
 		}
 		dev, err := vz.NewVirtioNetworkDeviceConfiguration(a)
 		if err != nil {

@@ -13,6 +13,7 @@ type driver struct{}
 var (
 	_ vmm.Translator     = driver{}
 	_ vmm.SubmountSharer = driver{}
+	_ vmm.NATer          = driver{}
 )
 
 // New returns the driver. The program must be signed with the entitlement
@@ -24,6 +25,9 @@ func (driver) Name() string { return "vz" }
 
 // SharesSubmounts implements vmm.SubmountSharer: the framework's file server crosses mount points.
 func (driver) SharesSubmounts() bool { return true }
+
+// HasNAT implements vmm.NATer with vmnet's, which needs no further entitlement.
+func (driver) HasNAT() bool { return true }
 
 // Translates implements vmm.Translator.
 func (driver) Translates() (vmm.Translation, error) { return translates() }

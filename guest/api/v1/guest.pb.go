@@ -1247,7 +1247,11 @@ type Interface struct {
 	// The longest packet in bytes; 0 leaves what the device says.
 	Mtu uint32 `protobuf:"varint,5,opt,name=mtu,proto3" json:"mtu,omitempty"`
 	// The address that it is to have instead of mac, if not empty.
-	NewMac        []byte `protobuf:"bytes,6,opt,name=new_mac,json=newMac,proto3" json:"new_mac,omitempty"`
+	NewMac []byte `protobuf:"bytes,6,opt,name=new_mac,json=newMac,proto3" json:"new_mac,omitempty"`
+	// It has its IPv4 address, route and nameservers from a DHCP server.
+	Dhcp bool `protobuf:"varint,7,opt,name=dhcp,proto3" json:"dhcp,omitempty"`
+	// Which of ContainerOptions.files gets these nameservers, by its path; empty for none.
+	ResolvConf    string `protobuf:"bytes,8,opt,name=resolv_conf,json=resolvConf,proto3" json:"resolv_conf,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1322,6 +1326,20 @@ func (x *Interface) GetNewMac() []byte {
 		return x.NewMac
 	}
 	return nil
+}
+
+func (x *Interface) GetDhcp() bool {
+	if x != nil {
+		return x.Dhcp
+	}
+	return false
+}
+
+func (x *Interface) GetResolvConf() string {
+	if x != nil {
+		return x.ResolvConf
+	}
+	return ""
 }
 
 type Route struct {
@@ -1909,14 +1927,17 @@ const file_guest_proto_rawDesc = "" +
 	"\aprogram\x18\x03 \x01(\tR\aprogram\x12\x16\n" +
 	"\x06daemon\x18\x04 \x01(\tR\x06daemon\x12\x16\n" +
 	"\x06socket\x18\x05 \x01(\tR\x06socket\x12\x18\n" +
-	"\amissing\x18\x06 \x01(\tR\amissing\"\xab\x01\n" +
+	"\amissing\x18\x06 \x01(\tR\amissing\"\xe0\x01\n" +
 	"\tInterface\x12\x10\n" +
 	"\x03mac\x18\x01 \x01(\fR\x03mac\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\x12/\n" +
 	"\x06routes\x18\x04 \x03(\v2\x17.applevm.guest.v1.RouteR\x06routes\x12\x10\n" +
 	"\x03mtu\x18\x05 \x01(\rR\x03mtu\x12\x17\n" +
-	"\anew_mac\x18\x06 \x01(\fR\x06newMac\"C\n" +
+	"\anew_mac\x18\x06 \x01(\fR\x06newMac\x12\x12\n" +
+	"\x04dhcp\x18\a \x01(\bR\x04dhcp\x12\x1f\n" +
+	"\vresolv_conf\x18\b \x01(\tR\n" +
+	"resolvConf\"C\n" +
 	"\x05Route\x12 \n" +
 	"\vdestination\x18\x01 \x01(\tR\vdestination\x12\x18\n" +
 	"\agateway\x18\x02 \x01(\tR\agateway\"\x99\x01\n" +
