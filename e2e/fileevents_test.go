@@ -57,7 +57,7 @@ func TestFileEvents(t *testing.T) {
 	t.Cleanup(func() { remove(t, s, id) })
 	args := slices.Concat([]string{"-d"}, bindArg(src, "/src"), bindArg(src, "/ro", "ro"), bindArg(out, "/out"))
 	must(t, s.CtrRun(t.Context(), append(args, images.WatchersRef, id, "bash", "-c", tellEvents)...))
-	if onStandIn() {
+	if withVZ() {
 		probe("probe", "/src")
 		probe("sub/probe", "/src")
 		testPathEvents(t, src, put, events, expect, func(script string) {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -101,8 +102,8 @@ func (ss *sharedStack) get(t *testing.T, opts stack.Options) *stack.Stack {
 	return ss.s
 }
 
-// onStandIn tells that machines are macOS's driver's, on the stand-in for its framework (make vz-sim).
-func onStandIn() bool { return os.Getenv("APPLEVM_TEST_SHIM") != "" }
+// withVZ tells that machines are macOS's driver's: on a Mac, and on the stand-in for its framework (make vz-sim).
+func withVZ() bool { return runtime.GOOS == "darwin" || os.Getenv("APPLEVM_TEST_SHIM") != "" }
 
 // newStack starts a stack for one test, with the Debian image in it.
 func newStack(t *testing.T, opts stack.Options) *stack.Stack {

@@ -13,6 +13,9 @@ import (
 	"github.com/applevm/applevm/e2e/stack"
 )
 
+// rosetta is where macOS has Rosetta for Linux.
+const rosetta = "/Library/Apple/usr/libexec/oah/RosettaLinux/rosetta"
+
 // TestTranslatedPrograms: a program for the other architecture runs where the host has a translator;
 // where it has none the error says how to get one. With macOS's driver that is Rosetta, with QEMU's its
 // user mode emulation; the program that translates is the latter's in both.
@@ -29,10 +32,19 @@ func TestTranslatedPrograms(t *testing.T) {
 		return s.CtrRun(ctx, append([]string{"--rm", ref, id}, args...)...)
 	}
 
+	if runtime.GOOS == "darwin" {
+		// Apple's own, if it is there.
+		if _, err := os.Stat(rosetta); err != nil {
+			fails(t, run("foreign"), "softwareupdate --install-rosetta")
+		} else if got := must(t, run("foreign", "a", "b")); got != other+" 0 a b\n" {
+			t.Errorf("as the first program: %q", got)
+		}
+		return
+	}
 	emulator := "qemu-" + emulates + "-static"
 	install, share := "apt-get install qemu-user-static", filepath.Join(s.Dir, "bin")
 	program := filepath.Join(share, emulator)
-	if onStandIn() {
+	if withVZ() {
 		install, share = "softwareupdate --install-rosetta", filepath.Join(s.Dir, "bin", "rosetta.share")
 		program = filepath.Join(share, "rosetta")
 	} else {

@@ -21,7 +21,22 @@ func (h *host) checkMac(ctx context.Context) []Finding {
 	if d := h.cfg.Machine.Driver; d != "vz" {
 		return []Finding{fail(`set machine.driver = "vz"`, "virtual machine monitor: machine.driver %q does not exist on macOS", d)}
 	}
-	return []Finding{h.sys.mac.checkVersion(), h.sys.mac.checkHypervisor(), h.sys.mac.checkSignature(ctx)}
+	found := []Finding{h.sys.mac.checkVersion(), h.sys.mac.checkHypervisor(), h.sys.mac.checkSignature(ctx)}
+	if h.cfg.Machine.Translate {
+		found = append(found, h.sys.mac.checkRosetta()...)
+	}
+	return found
+}
+
+// checkRosetta looks for what runs programs for amd64, which Apple silicon alone needs.
+func (m mac) checkRosetta() []Finding {
+	switch supported, installed := m.rosetta(); {
+	case !supported:
+		return nil
+	case !installed:
+		return []Finding{warn("run: softwareupdate --install-rosetta", "Rosetta: it is not installed, so images for amd64 do not run")}
+	}
+	return []Finding{ok("Rosetta: images for amd64 run")}
 }
 
 func (m mac) checkVersion() Finding {

@@ -29,6 +29,7 @@ func readyMac(t *testing.T) *host {
 		mac: mac{
 			version:    func() (string, error) { return "14.6.1", nil },
 			hypervisor: func() (bool, error) { return true, nil },
+			rosetta:    func() (bool, bool) { return true, true },
 			shim:       func() (string, error) { return "/usr/local/bin/" + shimBinary, nil },
 			codesign: func(_ context.Context, args ...string) (string, string, error) {
 				if args[0] == "--display" {
@@ -77,6 +78,13 @@ func TestMac(t *testing.T) {
 		{"hypervisor unknown", func(h *host) {
 			h.sys.mac.hypervisor = func() (bool, error) { return false, errors.New("x") }
 		}, Warn, "virtual machine monitor: macOS does not say", "kern.hv_support"},
+		{"Rosetta", func(*host) {}, OK, "Rosetta: images for amd64 run", ""},
+		{"no Rosetta", func(h *host) { h.sys.mac.rosetta = func() (bool, bool) { return true, false } }, Warn, "Rosetta: it is not installed", "softwareupdate --install-rosetta"},
+		{"no Rosetta, and none asked for", func(h *host) {
+			h.cfg.Machine.Translate = false
+			h.sys.mac.rosetta = func() (bool, bool) { return true, false }
+		}, OK, "macOS: version 14.6.1", ""},
+		{"a Mac with an Intel processor", func(h *host) { h.sys.mac.rosetta = func() (bool, bool) { return false, false } }, OK, "macOS: version 14.6.1", ""},
 		{"no shim", func(h *host) { h.sys.mac.shim = func() (string, error) { return "", fs.ErrNotExist } }, Fail, "signature: containerd-shim-applevm-v1 is not in PATH", "make install"},
 		{"unsigned", func(h *host) { h.sys.mac.codesign = codesigned("code object is not signed at all", "") }, Fail, "signature: ", "is not signed"},
 		{"signature that is broken", func(h *host) {

@@ -34,6 +34,8 @@ type mac struct {
 	version func() (string, error)
 	// hypervisor tells whether it can run virtual machines.
 	hypervisor func() (bool, error)
+	// rosetta tells whether it has Rosetta for Linux, and has it installed.
+	rosetta func() (supported, installed bool)
 	// shim is the path of the shim.
 	shim func() (string, error)
 	// codesign runs macOS's program of that name and returns both of its outputs.

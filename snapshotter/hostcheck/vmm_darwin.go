@@ -3,7 +3,9 @@ package hostcheck
 import (
 	"bytes"
 	"context"
+	"os"
 	"os/exec"
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +20,10 @@ func thisMac() mac {
 		hypervisor: func() (bool, error) {
 			n, err := unix.SysctlUint32("kern.hv_support")
 			return n != 0, err
+		},
+		rosetta: func() (bool, bool) {
+			_, err := os.Stat("/Library/Apple/usr/libexec/oah/RosettaLinux/rosetta")
+			return runtime.GOARCH == "arm64", err == nil
 		},
 		shim: findShim,
 		codesign: func(ctx context.Context, args ...string) (string, string, error) {
