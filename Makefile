@@ -144,7 +144,7 @@ darwin-check: deps ## type-check everything for macOS, Virtualization.framework'
 	@go run ./internal/darwincheck
 
 # An ordinary user's containers: macOS has neither network namespaces nor other root directories.
-VZSIM_E2E ?= ^(TestExitCodesAndOutput|TestUser|TestExec|TestStdinReachesTheProcess|TestOutputIsWhole|TestKillAndDelete|TestSignals|TestWritableLayerOutlivesTheTask|TestCommandThatDoesNotExist|TestBindMountsOfDirectories|TestBindMountsOfFiles|TestBindMountsAreCoherent|TestPublishedPorts|TestOutOfMemory|TestClock|TestMacUserHasNothingMore|TestImagesAndSnapshotsOfAMacUser|TestSpecOfAClientOnMacOS|TestNoNetwork|TestHostNetwork|TestTranslatedPrograms|TestFileEvents|TestDevServer|TestNAT)$$
+VZSIM_E2E ?= ^(TestExitCodesAndOutput|TestUser|TestExec|TestStdinReachesTheProcess|TestOutputIsWhole|TestKillAndDelete|TestSignals|TestWritableLayerOutlivesTheTask|TestCommandThatDoesNotExist|TestBindMountsOfDirectories|TestBindMountsOfFiles|TestBindMountsAreCoherent|TestPublishedPorts|TestOutOfMemory|TestClock|TestMacUserHasNothingMore|TestImagesAndSnapshotsOfAMacUser|TestSpecOfAClientOnMacOS|TestNoNetwork|TestHostNetwork|TestTranslatedPrograms|TestFileEvents|TestDevServer|TestNAT|TestRuntimeOptions|TestContainersHaveTheirOwnKernels|TestEventsComeInOrder|TestHostLoopbackIsClosed|TestSockets|TestPublishedSocketsOfAKilledShim|TestTooMuchMemory|TestImageForAnotherArchitecture|TestNewVolumesAreFilledInTheMachine|TestBlockVolume)$$
 # The go.mod of a build with the stand-in is made from ours, so that it cannot differ in anything else.
 VZSIM := -modfile=build/vzsim.mod -tags vzsim
 
