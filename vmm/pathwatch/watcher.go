@@ -15,6 +15,7 @@ import (
 
 	"github.com/applevm/applevm/internal/recent"
 	"github.com/applevm/applevm/vmm"
+	"github.com/applevm/applevm/vmm/internal/settle"
 )
 
 const (
@@ -22,15 +23,10 @@ const (
 	maxWatched = 32 << 10
 	// maxPath is the longest path in a share, in bytes (Linux's PATH_MAX).
 	maxPath = 4096
-	// maxPending is how many changes may wait to be told, maxChanges how many are told at once.
-	maxPending = 16 << 10
-	maxChanges = 256
 	// maxTold is of how many places it is remembered what was told, and toldFor for how long at the
 	// least. A place that is forgotten is told of once more.
 	maxTold = 64 << 10
 	toldFor = time.Hour
-	// settleFor is how long changes are gathered: who writes a file makes several.
-	settleFor = 10 * time.Millisecond
 )
 
 // Watcher watches the shares of one machine.
@@ -41,11 +37,8 @@ type Watcher struct {
 	mu      sync.Mutex
 	src     source // nil until something is watched
 	closed  bool
-	pending map[place]time.Time // when it is told
-	order   []place             // of pending
+	pending *settle.Queue[place]
 	told    recent.Memory[place, state]
-	lost    int
-	wake    chan struct{}
 	done    chan struct{} // closed by Close
 }
 
@@ -72,8 +65,8 @@ func New(shares []vmm.Share) *Watcher { return newWatcher(shares, newSource) }
 
 func newWatcher(shares []vmm.Share, src func() (source, error)) *Watcher {
 	w := &Watcher{
-		shares: map[string]*share{}, source: src, pending: map[place]time.Time{},
-		told: recent.Memory[place, state]{For: toldFor, Max: maxTold}, wake: make(chan struct{}, 1), done: make(chan struct{}),
+		shares: map[string]*share{}, source: src, pending: settle.New[place](),
+		told: recent.Memory[place, state]{For: toldFor, Max: maxTold}, done: make(chan struct{}),
 	}
 	for _, s := range shares {
 		w.shares[s.Tag] = &share{Share: s}
@@ -240,79 +233,45 @@ func (w *Watcher) listen(src source) {
 		}
 		w.mu.Lock()
 		if hint == "" {
-			w.lost++
+			w.pending.Lose()
 		}
 		for tag, s := range w.shares {
 			for _, p := range s.paths(hint) {
-				w.add(place{tag, p})
+				w.pending.Add(place{tag, p}, 0)
 			}
 		}
 		w.mu.Unlock()
-		select {
-		case w.wake <- struct{}{}:
-		default:
-		}
+		w.pending.Wake()
 	}
-}
-
-func (w *Watcher) add(p place) {
-	if _, ok := w.pending[p]; ok {
-		return
-	}
-	if len(w.pending) >= maxPending {
-		w.lost++
-		return
-	}
-	w.pending[p] = time.Now().Add(settleFor)
-	w.order = append(w.order, p)
 }
 
 // ShareChanges implements vmm.ShareWatcher.
-func (w *Watcher) ShareChanges(ctx context.Context) (vmm.ShareChanges, error) {
-	for {
-		out, next := w.take()
-		if len(out.Paths) > 0 || out.Lost > 0 {
-			return out, nil
-		}
-		var timer <-chan time.Time
-		if !next.IsZero() {
-			timer = time.After(time.Until(next))
-		}
-		select {
-		case <-ctx.Done():
-			return out, ctx.Err()
-		case <-w.wake:
-		case <-timer:
-		}
-	}
+func (w *Watcher) ShareChanges(ctx context.Context) (out vmm.ShareChanges, err error) {
+	err = w.pending.Wait(ctx, func() (bool, time.Time) {
+		var next time.Time
+		out, next = w.take()
+		return len(out.Paths) > 0 || out.Lost > 0, next
+	})
+	return out, err
 }
 
 // take takes changes of one share that are due, and tells when the next is, if one is.
 func (w *Watcher) take() (out vmm.ShareChanges, next time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	out.Lost, w.lost = w.lost, 0
-	now := time.Now()
-	order := w.order
-	w.order = nil
-	for _, p := range order {
-		due := w.pending[p]
-		if due.After(now) || out.Tag != "" && p.tag != out.Tag || len(out.Paths) >= maxChanges {
-			w.order = append(w.order, p)
-			if next.IsZero() || due.Before(next) {
-				next = due
-			}
-			continue
+	out.Lost, next = w.pending.Take(func(p place, _ uint32) bool {
+		if out.Tag != "" && p.tag != out.Tag || len(out.Paths) >= settle.MaxChanges {
+			return false
 		}
-		delete(w.pending, p)
 		is := w.shares[p.tag].look(p.path)
 		if was, ok := w.told.Get(p); ok && was.same(is) {
-			continue
+			return true
 		}
 		w.told.Set(p, is)
 		out.Tag = p.tag
 		out.Paths = append(out.Paths, p.path)
-	}
+		return true
+	})
 	return out, next
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/applevm/applevm/vmm"
+	"github.com/applevm/applevm/vmm/internal/settle"
 )
 
 func must(t *testing.T, errs ...error) {
@@ -180,22 +181,22 @@ func TestLost(t *testing.T) {
 	w := newWatcher([]vmm.Share{{Tag: "m", Path: dir}}, func() (source, error) { return h, nil })
 	defer w.Close()
 	must(t, w.WatchShares(map[string]vmm.WatchedFiles{"m": {Paths: []string{"."}}}))
-	for i := range maxPending + 3 {
+	for i := range settle.MaxPending + 3 {
 		h.ch <- filepath.Join(dir, fmt.Sprint(i))
 	}
 	h.ch <- ""
 	h.ch <- "/nowhere" // the one before has been taken
 	total, lost := 0, 0
-	for total < maxPending {
+	for total < settle.MaxPending {
 		c, err := w.ShareChanges(t.Context())
 		must(t, err)
-		if len(c.Paths) > maxChanges {
+		if len(c.Paths) > settle.MaxChanges {
 			t.Errorf("%d at once", len(c.Paths))
 		}
 		total += len(c.Paths)
 		lost += c.Lost
 	}
-	if total != maxPending || lost < 4 {
+	if total != settle.MaxPending || lost < 4 {
 		t.Errorf("%d told, %d lost", total, lost)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)

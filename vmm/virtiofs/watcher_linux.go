@@ -10,17 +10,12 @@ import (
 
 	"github.com/applevm/applevm/internal/inotify"
 	"github.com/applevm/applevm/vmm"
+	"github.com/applevm/applevm/vmm/internal/settle"
 )
 
 const (
 	// maxWatched is how many files of the host are watched for one machine.
 	maxWatched = 32 << 10
-	// maxPending is how many changes may wait to be told.
-	maxPending = 16 << 10
-	// maxChanges is how many are told at once.
-	maxChanges = 256
-	// settleFor is how long changes are gathered: who writes a file makes several.
-	settleFor = 10 * time.Millisecond
 )
 
 const (
@@ -38,10 +33,7 @@ type Watcher struct {
 	closed   bool
 	watched  map[watched]int32
 	watchers map[int32][]watched
-	pending  map[place]*change
-	order    []place // of pending
-	lost     int
-	wake     chan struct{}
+	pending  *settle.Queue[place] // with inotify's masks
 }
 
 // watched is a file of a share that is watched.
@@ -56,17 +48,11 @@ type place struct {
 	name string
 }
 
-// change is what has happened at a place.
-type change struct {
-	mask uint32    // inotify's
-	due  time.Time // when it is told
-}
-
 // NewWatcher returns a watcher for the shares of one machine, by their tags.
 func NewWatcher(devices map[string]*Device) *Watcher {
 	return &Watcher{
 		devices: devices, watched: map[watched]int32{}, watchers: map[int32][]watched{},
-		pending: map[place]*change{}, wake: make(chan struct{}, 1),
+		pending: settle.New[place](),
 	}
 }
 
@@ -186,16 +172,13 @@ func (w *Watcher) listen(n *inotify.Instance) {
 			w.note(e)
 		}
 		w.mu.Unlock()
-		select {
-		case w.wake <- struct{}{}:
-		default:
-		}
+		w.pending.Wake()
 	}
 }
 
 func (w *Watcher) note(e inotify.Event) {
 	if e.Mask&unix.IN_Q_OVERFLOW != 0 {
-		w.lost++
+		w.pending.Lose()
 		return
 	}
 	for _, f := range w.watchers[e.Watch] {
@@ -203,78 +186,43 @@ func (w *Watcher) note(e inotify.Event) {
 			delete(w.watched, f)
 			continue
 		}
-		w.add(place{f, e.Name}, change{e.Mask, time.Now().Add(settleFor)})
+		w.pending.Add(place{f, e.Name}, e.Mask)
 	}
 	if e.Mask&unix.IN_IGNORED != 0 {
 		delete(w.watchers, e.Watch)
 	}
 }
 
-func (w *Watcher) add(p place, c change) {
-	if is := w.pending[p]; is != nil {
-		is.mask |= c.mask
-		return
-	}
-	if len(w.pending) >= maxPending {
-		w.lost++
-		return
-	}
-	w.pending[p] = &c
-	w.order = append(w.order, p)
-}
-
 // ShareChanges implements vmm.ShareWatcher.
-func (w *Watcher) ShareChanges(ctx context.Context) (vmm.ShareChanges, error) {
-	for {
-		out, next := w.take()
-		if len(out.Changes) > 0 || out.Lost > 0 {
-			return out, nil
-		}
-		var timer <-chan time.Time
-		if !next.IsZero() {
-			timer = time.After(time.Until(next))
-		}
-		select {
-		case <-ctx.Done():
-			return out, ctx.Err()
-		case <-w.wake:
-		case <-timer:
-		}
-	}
+func (w *Watcher) ShareChanges(ctx context.Context) (out vmm.ShareChanges, err error) {
+	err = w.pending.Wait(ctx, func() (bool, time.Time) {
+		var next time.Time
+		out, next = w.take()
+		return len(out.Changes) > 0 || out.Lost > 0, next
+	})
+	return out, err
 }
 
 // take takes changes of one share that are due, and tells when the next is, if one is.
 func (w *Watcher) take() (out vmm.ShareChanges, next time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	out.Lost, w.lost = w.lost, 0
-	now := time.Now()
-	order := w.order
-	w.order = nil
 	var l *look // at the share's files
-	for _, p := range order {
-		c := w.pending[p]
-		other := l != nil && p.tag != out.Tag
-		if c.due.After(now) || other || len(out.Changes) >= maxChanges {
-			w.order = append(w.order, p)
-			continue
+	out.Lost, next = w.pending.Take(func(p place, mask uint32) bool {
+		if l != nil && p.tag != out.Tag || len(out.Changes) >= settle.MaxChanges {
+			return false
 		}
-		delete(w.pending, p)
 		if l == nil {
 			l = &look{fs: w.devices[p.tag].fs}
 			out.Tag, out.Group = p.tag, l.fs.mark
 		}
-		list, again := l.at(p, c.mask)
+		list, again := l.at(p, mask)
 		if again != 0 {
-			w.add(p, change{again, now.Add(settleFor)})
+			w.pending.Add(p, again)
 		}
 		out.Changes = append(out.Changes, list...)
-	}
-	for _, c := range w.pending {
-		if next.IsZero() || c.due.Before(next) {
-			next = c.due
-		}
-	}
+		return true
+	})
 	return out, next
 }
 

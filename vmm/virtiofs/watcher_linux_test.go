@@ -14,6 +14,7 @@ import (
 
 	"github.com/applevm/applevm/internal/inotify"
 	"github.com/applevm/applevm/vmm"
+	"github.com/applevm/applevm/vmm/internal/settle"
 )
 
 // watching returns a watcher of a guest's share, and what tells of the changes that come next,
@@ -160,20 +161,20 @@ func TestWatcherKnowsItsGuest(t *testing.T) {
 func TestWatcherIsBounded(t *testing.T) {
 	g, _ := newGuest(t, false)
 	w := NewWatcher(map[string]*Device{"m": g.dev})
-	for i := range maxPending + 3 {
-		w.add(place{watched{"m", rootNode}, fmt.Sprint(i)}, change{mask: unix.IN_DELETE})
-		w.add(place{watched{"m", rootNode}, "0"}, change{mask: unix.IN_DELETE})
+	for i := range settle.MaxPending + 3 {
+		w.pending.Add(place{watched{"m", rootNode}, fmt.Sprint(i)}, unix.IN_DELETE)
+		w.pending.Add(place{watched{"m", rootNode}, "0"}, unix.IN_DELETE)
 	}
 	w.note(inotify.Event{Mask: unix.IN_Q_OVERFLOW})
 	total, lost := 0, 0
-	for total < maxPending {
+	for total < settle.MaxPending {
 		c, err := w.ShareChanges(t.Context())
-		if err != nil || len(c.Changes) > maxChanges {
+		if err != nil || len(c.Changes) > settle.MaxChanges {
 			t.Fatalf("%d changes, %v", len(c.Changes), err)
 		}
 		total, lost = total+len(c.Changes), lost+c.Lost
 	}
-	if total != maxPending || lost != 4 {
+	if total != settle.MaxPending || lost != 4 {
 		t.Errorf("%d changes, %d lost", total, lost)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
