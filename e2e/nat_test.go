@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/applevm/applevm/internal/accept"
 )
 
 // TestNAT: the network "nat" is the driver's own, in which a DHCP server gives the container its address, and whose
@@ -26,16 +28,10 @@ func TestNAT(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = fmt.Fprintln(c, "hello from the host")
-			_ = c.Close()
-		}
-	}()
+	go accept.All(t.Context(), l, func(c net.Conn) {
+		_, _ = fmt.Fprintln(c, "hello from the host")
+		_ = c.Close()
+	})
 	// The gateway's address is in hexadecimal there, the last byte first.
 	script := fmt.Sprintf(`read -r _ _ gateway _ < <(grep -E '^eth0[[:space:]]00000000' /proc/net/route)
 address=$((16#${gateway:6:2})).$((16#${gateway:4:2})).$((16#${gateway:2:2})).$((16#${gateway:0:2}))

@@ -54,12 +54,7 @@ func (w *pathWatches) raise(p sharePlace, mount int) error {
 		return nil
 	}
 	// Who watches the file that was there before hears of it if the server still knows it.
-	for _, old := range w.others(p, stx.Ino, mount) {
-		if stx, err := freshStat(old); err == nil {
-			_ = sameMode(old, stx)
-		}
-		_ = unix.Close(old)
-	}
+	w.raiseOthers(p, stx.Ino, mount)
 	if kind := stx.Mode & unix.S_IFMT; (kind == unix.S_IFREG || kind == unix.S_IFDIR) && sameMode(fd, stx) == nil {
 		return nil
 	}

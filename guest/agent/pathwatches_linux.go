@@ -247,8 +247,8 @@ func (w *pathWatches) isOwnDoing(p sharePlace, stx *unix.Statx_t) bool {
 	return time.Unix(stx.Ctime.Sec, int64(stx.Ctime.Nsec)).Before(at.Add(ownWithin))
 }
 
-// others returns the nodes that are known by a path, but are not the file that is there now.
-func (w *pathWatches) others(p sharePlace, ino uint64, mount int) (fds []int) {
+// raiseOthers raises events for the nodes that are known by a path, but are not the file that is there now.
+func (w *pathWatches) raiseOthers(p sharePlace, ino uint64, mount int) {
 	for n, at := range w.paths {
 		if n.tag != p.tag || at != p.path {
 			continue
@@ -257,13 +257,11 @@ func (w *pathWatches) others(p sharePlace, ino uint64, mount int) (fds []int) {
 		if err != nil {
 			continue
 		}
-		if stx, err := freshStat(fd); err == nil && stx.Ino == ino {
-			_ = unix.Close(fd)
-			continue
+		if stx, err := freshStat(fd); err == nil && stx.Ino != ino {
+			_ = sameMode(fd, stx)
 		}
-		fds = append(fds, fd)
+		_ = unix.Close(fd)
 	}
-	return fds
 }
 
 func (w *pathWatches) close() {

@@ -35,8 +35,7 @@ func Dir() string {
 	return filepath.Join(os.TempDir(), fmt.Sprintf("applevm-%d", os.Getuid()), "disks")
 }
 
-// Acquire locks the image at path, for others who write, or with shared for those who do anything but
-// read. dir is for lock files, which are named by the images' devices and inodes; it is made.
+// Acquire locks the image at path against all others, or with shared against those who write. dir is for lock files, which are named by the images' devices and inodes; it is made.
 func Acquire(dir, path string, shared bool) (*Lock, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {

@@ -4,8 +4,8 @@ package recent
 import "time"
 
 // Memory keeps what was set for For at the least, if that are no more than Max, and forgets it then,
-// a whole generation at a time. The zero value of the map is ready; For and Max must be set. It is not
-// safe for concurrent use.
+// a whole generation at a time. For and Max must be set; nothing else. It is not safe for concurrent
+// use.
 type Memory[K comparable, V any] struct {
 	For time.Duration
 	Max int

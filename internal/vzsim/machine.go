@@ -184,7 +184,8 @@ func (v *VirtualMachine) Pause() error {
 // Resume lets it run on.
 func (v *VirtualMachine) Resume() error {
 	return v.change(VirtualMachineStatePaused, VirtualMachineStateRunning, func(ctx context.Context) error {
-		return errors.Join(v.forgetSaved(ctx), v.m.Resume(ctx))
+		v.forgetSaved()
+		return v.m.Resume(ctx)
 	})
 }
 

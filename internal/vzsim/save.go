@@ -2,13 +2,10 @@ package vz
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"reflect"
 	"sync"
-
-	"github.com/applevm/applevm/vmm"
 )
 
 // QEMU cannot save a machine with a vsock device of ours (it refuses to migrate vhost-user-vsock). So what is
@@ -18,13 +15,7 @@ import (
 // saved are machines by what is written to the files of their states.
 var saved struct {
 	sync.Mutex
-	machines map[string]savedMachine
-}
-
-type savedMachine struct {
-	v      *VirtualMachine
-	config vmm.Config
-	id     []byte
+	machines map[string]*VirtualMachine
 }
 
 func invalidState(s VirtualMachineState) error {
@@ -45,9 +36,9 @@ func (v *VirtualMachine) SaveMachineStateToPath(saveFilePath string) error {
 	saved.Lock()
 	defer saved.Unlock()
 	if saved.machines == nil {
-		saved.machines = map[string]savedMachine{}
+		saved.machines = map[string]*VirtualMachine{}
 	}
-	saved.machines[v.dir] = savedMachine{v, v.config, v.id}
+	saved.machines[v.dir] = v
 	return nil
 }
 
@@ -71,12 +62,12 @@ func (v *VirtualMachine) RestoreMachineStateFromURL(saveFilePath string) error {
 	if !ok || !bytes.Equal(s.id, v.id) || !reflect.DeepEqual(s.config, v.config) {
 		return &NSError{Domain: "VZErrorDomain", Code: 12, LocalizedDescription: "The saved state does not fit the configuration."}
 	}
-	if s.v.State() != VirtualMachineStateStopped {
+	if s.State() != VirtualMachineStateStopped {
 		return &NSError{Domain: "VZErrorDomain", Code: 12, LocalizedDescription: "Here a machine is restored only when the one that was saved has been stopped."}
 	}
 	delete(saved.machines, string(b))
 	unused := v.dir
-	v.m, v.dir = s.v.m, s.v.dir
+	v.m, v.dir = s.m, s.dir
 	if err := v.socket.use(v.m); err != nil {
 		return err
 	}
@@ -89,7 +80,7 @@ func (v *VirtualMachine) RestoreMachineStateFromURL(saveFilePath string) error {
 func (v *VirtualMachine) keepSaved() bool {
 	saved.Lock()
 	defer saved.Unlock()
-	if s, ok := saved.machines[v.dir]; !ok || s.v != v || v.State() != VirtualMachineStatePaused {
+	if saved.machines[v.dir] != v || v.State() != VirtualMachineStatePaused {
 		return false
 	}
 	v.set(VirtualMachineStateStopped)
@@ -97,9 +88,8 @@ func (v *VirtualMachine) keepSaved() bool {
 }
 
 // forgetSaved is called when a machine runs on: its saved state is older then.
-func (v *VirtualMachine) forgetSaved(context.Context) error {
+func (v *VirtualMachine) forgetSaved() {
 	saved.Lock()
 	defer saved.Unlock()
 	delete(saved.machines, v.dir)
-	return nil
 }

@@ -2,7 +2,6 @@ package plan
 
 import (
 	"slices"
-	"strconv"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -23,16 +22,13 @@ func nested(s *specs.Spec) (bool, error) {
 	has := slices.ContainsFunc(s.Linux.Devices, func(d specs.LinuxDevice) bool {
 		return d.Type == kvm.Type && d.Major == kvm.Major && d.Minor == kvm.Minor
 	})
-	v, ok := s.Annotations[AnnotationNested]
-	if !ok {
-		return has && !api.AllDevices(s.Linux.Resources), nil
-	}
-	on, err := strconv.ParseBool(v)
+	asked := has && !api.AllDevices(s.Linux.Resources)
+	on, given, err := boolAnnotation(s.Annotations, AnnotationNested, asked)
 	switch {
-	case err != nil:
-		return false, invalid("annotation %s is %q: use true or false", AnnotationNested, v)
-	case !on && has && !api.AllDevices(s.Linux.Resources):
-		return false, invalid("annotation %s is %q, but the container is to have /dev/kvm: leave one of them out", AnnotationNested, v)
+	case err != nil || !given:
+		return on, err
+	case !on && asked:
+		return false, invalid("annotation %s is %q, but the container is to have /dev/kvm: leave one of them out", AnnotationNested, s.Annotations[AnnotationNested])
 	case on && !has:
 		s.Linux.Devices = append(s.Linux.Devices, kvm)
 		if s.Linux.Resources == nil {

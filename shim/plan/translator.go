@@ -2,7 +2,6 @@ package plan
 
 import (
 	"errors"
-	"strconv"
 
 	"github.com/applevm/applevm/config"
 	guestv1 "github.com/applevm/applevm/guest/api/v1"
@@ -30,12 +29,12 @@ func TranslatorOf(drv vmm.Driver) (t Translator) {
 // translator decides whether the machine has it: the annotation, else the configuration. What the
 // guest is told has, where there is none, what to do about that.
 func translator(annotations map[string]string, m config.Machine, t Translator) (*guestv1.Translator, error) {
-	on, by := m.Translate, "machine.translate in the configuration"
-	if v, ok := annotations[AnnotationTranslate]; ok {
-		var err error
-		if on, err = strconv.ParseBool(v); err != nil {
-			return nil, invalid("annotation %s is %q: use true or false", AnnotationTranslate, v)
-		}
+	on, given, err := boolAnnotation(annotations, AnnotationTranslate, m.Translate)
+	if err != nil {
+		return nil, err
+	}
+	by := "machine.translate in the configuration"
+	if given {
 		by = "annotation " + AnnotationTranslate
 	}
 	out := &guestv1.Translator{Arch: t.Arch}

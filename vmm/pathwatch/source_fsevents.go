@@ -23,8 +23,7 @@ const (
 	dropped fsevents.EventFlags = 0x1 | 0x2 | 0x4
 )
 
-// eventStreams watch whole roots: FSEvents knows nothing smaller, and what a tree costs does not depend
-// on how large it is, nor on how much of it is watched.
+// eventStreams watch whole roots: FSEvents knows nothing smaller.
 type eventStreams struct {
 	out chan string
 
