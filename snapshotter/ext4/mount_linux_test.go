@@ -29,15 +29,56 @@ func mount(t testing.TB, image, options string) string {
 	return dir
 }
 
-// unmount is safe to call twice.
+// unmount returns when the kernel has written all of the image and has given up its loop
+// device. It is safe to call twice.
 func unmount(t testing.TB, dir string) {
 	t.Helper()
-	if err := unix.Unmount(dir, 0); err == nil || err == unix.EINVAL {
+	image := loopOf(dir)
+	deadline := time.Now().Add(time.Minute)
+	// A process that another test starts at the same time has this one's files for a moment.
+	err := unix.Unmount(dir, 0)
+	for ; err == unix.EBUSY && time.Now().Before(deadline); err = unix.Unmount(dir, 0) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err == unix.EINVAL {
 		return
 	}
-	if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+	if err != nil {
 		t.Errorf("unmount %s: %v", dir, err)
+		_ = unix.Unmount(dir, unix.MNT_DETACH)
+		return
 	}
+	// Who makes a mount namespace at the same time has a copy of the mount for a moment.
+	for image.held() {
+		if time.Now().After(deadline) {
+			t.Errorf("%s is unmounted, but %s is in use", dir, image.name)
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// loopImage is an image that a loop device shows.
+type loopImage struct {
+	shown string // the file of sysfs that names it, loop_attr_do_show_backing_file in Linux' drivers/block/loop.c
+	name  string // empty if there is none
+}
+
+// loopOf returns the image that is mounted at dir.
+func loopOf(dir string) loopImage {
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) != nil {
+		return loopImage{}
+	}
+	shown := fmt.Sprintf("/sys/dev/block/%d:%d/loop/backing_file", unix.Major(st.Dev), unix.Minor(st.Dev))
+	name, _ := os.ReadFile(shown) //nolint:errcheck // none is shown
+	return loopImage{shown, string(name)}
+}
+
+// held tells whether the device still shows the image.
+func (l loopImage) held() bool {
+	name, err := os.ReadFile(l.shown)
+	return err == nil && l.name == string(name)
 }
 
 // observeKernel walks a mounted directory.
