@@ -10,7 +10,7 @@ import (
 )
 
 // maxUnanswered is how many requests of callThrough may be without an answer that
-// their clients do not wait for any more.
+// their clients do not wait for any more; those in flight when it is reached are more.
 const maxUnanswered = 64
 
 // callThrough is call for what must not stay half done in the guest. The client
