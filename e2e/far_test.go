@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -162,13 +161,7 @@ func TestUserNetworkToTheWorld(t *testing.T) {
 	ns := world(t)
 	s := newStack(t, stack.Options{NetNS: ns.path()})
 	tools := t.TempDir()
-	busybox, err := os.ReadFile("/bin/busybox")
-	if err != nil {
-		t.Fatalf("busybox-static is missing: %v", err)
-	}
-	if err := os.WriteFile(filepath.Join(tools, "busybox"), busybox, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	busyboxIn(t, tools)
 	id := background(t, s, []string{"--mount", "type=bind,src=" + tools + ",dst=/tools,options=rbind:ro"}, "sleep", "1000")
 	for i, tt := range []struct{ name, script, want string }{
 		{"names", "getent ahostsv4 far.example | head -1 | cut -d' ' -f1; getent ahostsv6 far.example | head -1 | cut -d' ' -f1", far4 + "\n" + far6 + "\n"},

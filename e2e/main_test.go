@@ -258,6 +258,21 @@ func giveToUser(t *testing.T, path string) {
 	}
 }
 
+// busyboxIn puts busybox into a directory that containers share, as the user's.
+func busyboxIn(t *testing.T, dir string) string {
+	t.Helper()
+	b, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatalf("busybox-static is missing: %v", err)
+	}
+	path := filepath.Join(dir, "busybox")
+	if err := os.WriteFile(path, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	giveToUser(t, path)
+	return path
+}
+
 // write writes a file of the user's, with the directories that it is in.
 func write(t *testing.T, path, text string) {
 	t.Helper()

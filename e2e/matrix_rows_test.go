@@ -27,7 +27,7 @@ echo "== --oom-score-adj"; cat /proc/self/oom_score_adj
 echo "== mounts"; awk '$2 != "/" {print $2, $3, $4}' /proc/mounts | grep -vE '^/sys/fs/cgroup|^/proc/(acpi|scsi|sysrq-trigger) ' | sed -E 's/,(size=[0-9]+k|nr_inodes=[0-9]+|inode64|gid=5|mode=755)//g; s,^(/etc/[a-z.]*) .*,\1,' | sort
 echo "== devices"; ls -l /dev | awk '{print $1, $3, $4, $NF}' | sort
 echo "== masked paths"; for f in /proc/kcore /proc/keys /proc/timer_list /proc/sysrq-trigger; do cat $f 2>/dev/null | head -c 1 | wc -c; done; ls /sys/firmware; echo x 2>/dev/null >/proc/sysrq-trigger || echo read-only
-echo "== processes"; ps -eo ppid,user,comm | tr -s ' '
+echo "== processes"; list=$(ps -eo ppid,user,comm); echo "$list" | tr -s ' '
 echo "== namespaces"; for n in ipc mnt net pid uts cgroup user; do readlink /proc/self/ns/$n | cut -d: -f1; done
 echo "== network"; ls /sys/class/net; cat /proc/net/route | wc -l
 `

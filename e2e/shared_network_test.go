@@ -14,10 +14,11 @@ import (
 func TestSharedNetwork(t *testing.T) {
 	s := userStack(t)
 	t.Cleanup(func() { clean(t, s) }) // when all containers are removed
+	busybox := busyboxIn(t, userDir(t, s, name(t)))
 	flags := func(network, alias string) []string {
 		return []string{
 			"--annotation", "dev.applevm.network=" + network, "--annotation", "dev.applevm.network.aliases=" + alias,
-			"--mount", "type=bind,src=/bin/busybox,dst=/tools/busybox,options=rbind:ro",
+			"--mount", "type=bind,src=" + busybox + ",dst=/tools/busybox,options=rbind:ro",
 		}
 	}
 	const serve = `

@@ -32,7 +32,7 @@ type VirtualMachine struct {
 	m      vmm.Machine
 	config vmm.Config // without what is of this machine alone
 	id     []byte
-	dir    string
+	dir    *workDir
 	screen *os.File
 	socket *VirtioSocketDevice
 	states chan VirtualMachineState
@@ -48,13 +48,13 @@ func NewVirtualMachine(config *VirtualMachineConfiguration) (*VirtualMachine, er
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "vz")
+	dir, err := newWorkDir()
 	if err != nil {
 		return nil, err
 	}
 	v := &VirtualMachine{dir: dir, states: make(chan VirtualMachineState, 64)}
 	cfg := vmm.Config{
-		Name: "stand-in", Dir: dir, CPUs: int(config.cpus), Memory: int64(config.memory),
+		Name: "stand-in", Dir: dir.path, CPUs: int(config.cpus), Memory: int64(config.memory),
 		Kernel: config.loader.vmlinuz, Initrd: config.loader.initrd,
 		Nested: config.platform.(*GenericPlatformConfiguration).nested,
 	}
@@ -88,7 +88,7 @@ func NewVirtualMachine(config *VirtualMachineConfiguration) (*VirtualMachine, er
 		v.id = id.data
 	}
 	if v.m, err = drv.New(cfg); err != nil {
-		_ = os.RemoveAll(dir)
+		_ = dir.remove()
 		return nil, err
 	}
 	v.socket = &VirtioSocketDevice{m: v.m}
@@ -134,7 +134,7 @@ func (v *VirtualMachine) Start(opts ...VirtualMachineStartOption) error {
 	v.set(VirtualMachineStateStarting)
 	if err := v.m.Start(context.Background()); err != nil {
 		v.set(VirtualMachineStateStopped)
-		return errors.Join(err, os.RemoveAll(v.dir))
+		return errors.Join(err, v.dir.remove())
 	}
 	v.set(VirtualMachineStateRunning)
 	go v.watch()
@@ -152,7 +152,7 @@ func (v *VirtualMachine) watch() {
 		}
 		told = v.print(told, v.m.Console())
 	}
-	_ = os.RemoveAll(v.dir)
+	_ = v.dir.remove()
 	if err := v.m.Err(); err != nil && !strings.Contains(err.Error(), "panicked") {
 		v.set(VirtualMachineStateError)
 		return
@@ -210,5 +210,5 @@ func (v *VirtualMachine) Stop() error {
 	}
 	err := v.m.Stop(context.Background())
 	<-v.m.Done()
-	return errors.Join(err, os.RemoveAll(v.dir)) // it may never have started
+	return errors.Join(err, v.dir.remove()) // it may never have started
 }

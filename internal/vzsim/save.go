@@ -30,7 +30,7 @@ func (v *VirtualMachine) SaveMachineStateToPath(saveFilePath string) error {
 	if s := v.State(); s != VirtualMachineStatePaused {
 		return invalidState(s)
 	}
-	if err := os.WriteFile(saveFilePath, []byte(v.dir), 0o600); err != nil {
+	if err := os.WriteFile(saveFilePath, []byte(v.dir.path), 0o600); err != nil {
 		return err
 	}
 	saved.Lock()
@@ -38,7 +38,7 @@ func (v *VirtualMachine) SaveMachineStateToPath(saveFilePath string) error {
 	if saved.machines == nil {
 		saved.machines = map[string]*VirtualMachine{}
 	}
-	saved.machines[v.dir] = v
+	saved.machines[v.dir.path] = v
 	return nil
 }
 
@@ -73,14 +73,14 @@ func (v *VirtualMachine) RestoreMachineStateFromURL(saveFilePath string) error {
 	}
 	v.set(VirtualMachineStatePaused)
 	go v.watch()
-	return os.RemoveAll(unused)
+	return unused.remove()
 }
 
 // keepSaved stops a machine that goes on in another; false if it is none.
 func (v *VirtualMachine) keepSaved() bool {
 	saved.Lock()
 	defer saved.Unlock()
-	if saved.machines[v.dir] != v || v.State() != VirtualMachineStatePaused {
+	if saved.machines[v.dir.path] != v || v.State() != VirtualMachineStatePaused {
 		return false
 	}
 	v.set(VirtualMachineStateStopped)
@@ -91,5 +91,5 @@ func (v *VirtualMachine) keepSaved() bool {
 func (v *VirtualMachine) forgetSaved() {
 	saved.Lock()
 	defer saved.Unlock()
-	delete(saved.machines, v.dir)
+	delete(saved.machines, v.dir.path)
 }
