@@ -149,7 +149,7 @@ VZSIM_E2E ?= ^(TestExitCodesAndOutput|TestUser|TestExec|TestStdinReachesTheProce
 VZSIM := -modfile=build/vzsim.mod -tags vzsim
 
 .PHONY: vz-sim
-vz-sim: build guest tools ## run macOS's driver on a stand-in for its framework: machines, and containers by a shim with it
+vz-sim: build guest tools conformance-tools ## run macOS's driver on a stand-in for its framework: machines, and containers by a shim with it
 	cp go.mod build/vzsim.mod && cp go.sum build/vzsim.sum
 	go mod edit -replace github.com/Code-Hex/vz/v3=$(CURDIR)/internal/vzsim build/vzsim.mod
 	go vet $(VZSIM) ./vmm/vz ./shim/machine github.com/Code-Hex/vz/v3
@@ -158,6 +158,7 @@ vz-sim: build guest tools ## run macOS's driver on a stand-in for its framework:
 	APPLEVM_TEST_SHIM=$(CURDIR)/build/vzsim/containerd-shim-applevm-v1 APPLEVM_TEST_REPORT=$(CURDIR)/build/vzsim/report.txt \
 	  go test -count=1 -timeout 20m -run '$(VZSIM_E2E)' ./e2e
 	@cat build/vzsim/report.txt
+	@go run ./e2e/conformance -stress 0 -profiles vz
 
 .PHONY: generate
 generate: ## regenerate the Go code of the .proto files

@@ -25,13 +25,14 @@ import (
 // img is the Debian image that every shared stack has.
 const img = images.DebianRef
 
-// shared are the stacks that tests use together: a start and an import each
-// would take longer than most tests.
+// shared are the stacks that tests use together, one after the other: a start and an import
+// each would take longer than most tests.
 var shared struct {
 	user, root sharedStack
 }
 
 type sharedStack struct {
+	turns
 	once  sync.Once
 	s     *stack.Stack
 	err   error
@@ -39,6 +40,9 @@ type sharedStack struct {
 }
 
 func TestMain(m *testing.M) {
+	if err := allAtOnce(); err != nil {
+		panic(err)
+	}
 	code := m.Run()
 	for _, s := range []*sharedStack{&shared.user, &shared.root} {
 		if s.s == nil {
@@ -81,6 +85,7 @@ func rootStack(t *testing.T) *stack.Stack {
 
 func (ss *sharedStack) get(t *testing.T, opts stack.Options) *stack.Stack {
 	t.Helper()
+	ss.takeTurn(t)
 	ss.once.Do(func() {
 		ctx := context.Background()
 		archive, err := images.Debian(ctx)
@@ -105,9 +110,15 @@ func (ss *sharedStack) get(t *testing.T, opts stack.Options) *stack.Stack {
 // withVZ tells that machines are macOS's driver's: on a Mac, and on the stand-in for its framework (make vz-sim).
 func withVZ() bool { return runtime.GOOS == "darwin" || os.Getenv("APPLEVM_TEST_SHIM") != "" }
 
-// newStack starts a stack for one test, with the Debian image in it.
+// newStack starts a stack for one test, with the Debian image in it. It takes turns with the
+// tests of the shared one of the same user.
 func newStack(t *testing.T, opts stack.Options) *stack.Stack {
 	t.Helper()
+	if opts.Unprivileged {
+		shared.user.takeTurn(t)
+	} else {
+		shared.root.takeTurn(t)
+	}
 	s, err := stack.Start(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,8 +43,9 @@ func newSite(checkout string, p profile) (_ *site, retErr error) {
 			return nil, err
 		}
 	}
-	files := map[string]string{}
-	for _, b := range []string{"shimtest.test", "testbin", "containerd-shim-applevm-v1"} {
+	shim := cmp.Or(p.shim, filepath.Join("bin", shimName))
+	files := map[string]string{filepath.Join(checkout, shim): s.path("bin", shimName)}
+	for _, b := range []string{"shimtest.test", "testbin"} {
 		files[filepath.Join(checkout, "bin", b)] = s.path("bin", b)
 	}
 	images, err := filepath.Glob(filepath.Join(checkout, "build", "guest", runtime.GOARCH, "*"))
@@ -102,7 +104,7 @@ func (s *site) close() error {
 
 // test runs the suite's test binary.
 func (s *site) test(ctx context.Context, verbose bool, flags []string) (results, error) {
-	argv := append([]string{s.path("bin", "shimtest.test"), "-test.v", "-shim", s.path("bin", "containerd-shim-applevm-v1")}, flags...)
+	argv := append([]string{s.path("bin", "shimtest.test"), "-test.v", "-shim", s.path("bin", shimName)}, flags...)
 	if s.unprivileged() {
 		id := strconv.Itoa(stack.Nobody)
 		argv = append([]string{"setpriv", "--reuid", id, "--regid", id, "--clear-groups",
