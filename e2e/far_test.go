@@ -52,6 +52,9 @@ func world(t *testing.T) netNS {
 	}
 	var tcp []net.Listener
 	var dns net.PacketConn
+	must("pings of ordinary users, as on macOS and most hosts", ns.do(t, func() error {
+		return os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte("0 2147483647"), 0)
+	}))
 	must("servers", ns.do(t, func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
@@ -159,8 +162,8 @@ func TestUserNetworkToTheWorld(t *testing.T) {
 		t.Fatal("network namespaces need root: run this with sudo")
 	}
 	ns := world(t)
-	s := newStack(t, stack.Options{NetNS: ns.path()})
-	tools := t.TempDir()
+	s := newStack(t, stack.Options{NetNS: ns.path(), Unprivileged: withVZ()})
+	tools := userDir(t, s, "tools")
 	busyboxIn(t, tools)
 	id := background(t, s, []string{"--mount", "type=bind,src=" + tools + ",dst=/tools,options=rbind:ro"}, "sleep", "1000")
 	for i, tt := range []struct{ name, script, want string }{
