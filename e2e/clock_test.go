@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -103,8 +104,10 @@ func TestClock(t *testing.T) {
 	must(t, s.Ctr(t.Context(), "task", "resume", id))
 	c.right(t, "after a pause")
 
-	stopVMM(t, s, 20*time.Second)
-	c.becomesRight(t, "after a stop")
+	if runtime.GOOS != "darwin" { // whose machines run in a process of Apple's
+		stopVMM(t, s, 20*time.Second)
+		c.becomesRight(t, "after a stop")
+	}
 
 	for i, by := range []string{"+5 seconds", "-1 hour", "+30 days"} {
 		must(t, s.CtrExec(t.Context(), "--exec-id", fmt.Sprint("set", i), id, "date", "-s", by))

@@ -77,6 +77,7 @@ func userStack(t *testing.T) *stack.Stack {
 
 // rootStack returns the shared stack of root, for nerdctl.
 func rootStack(t *testing.T) *stack.Stack {
+	notWithVZ(t)
 	if os.Getuid() != 0 {
 		t.Fatal("nerdctl's tests need root on Linux: run them with sudo")
 	}
@@ -110,10 +111,21 @@ func (ss *sharedStack) get(t *testing.T, opts stack.Options) *stack.Stack {
 // withVZ tells that machines are macOS's driver's: on a Mac, and on the stand-in for its framework (make vz-sim).
 func withVZ() bool { return runtime.GOOS == "darwin" || os.Getenv("APPLEVM_TEST_SHIM") != "" }
 
+// notWithVZ leaves out what root alone can do on Linux, and nobody on macOS.
+func notWithVZ(t *testing.T) {
+	t.Helper()
+	if withVZ() {
+		t.Skip("macOS's driver has neither network namespaces nor root directories of processes, without which root runs no machine")
+	}
+}
+
 // newStack starts a stack for one test, with the Debian image in it. It takes turns with the
 // tests of the shared one of the same user.
 func newStack(t *testing.T, opts stack.Options) *stack.Stack {
 	t.Helper()
+	if !opts.Unprivileged {
+		notWithVZ(t)
+	}
 	if opts.Unprivileged && !withVZ() { // with macOS's driver there are no tests of root's
 		shared.user.takeTurn(t)
 	} else {
@@ -177,6 +189,24 @@ func do(t *testing.T, cmd *exec.Cmd) result {
 		t.Fatalf("%s: %v\nstdout: %s\nstderr: %s", strings.Join(cmd.Args, " "), err, &stdout, &stderr)
 	}
 	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// finish runs a command of ctx to its end.
+func finish(ctx context.Context, cmd *exec.Cmd) (result, error) {
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.WaitDelay = 5 * time.Second
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		const most = 500 // nerdctl may have said the same a thousand times
+		return result{}, fmt.Errorf("did not end: %q\nstdout: %.*s\nstderr: %.*s", cmd.Args, most, &stdout, most, &stderr)
+	case err == nil, errors.As(err, &exit) && exit.Exited():
+	default:
+		return result{}, fmt.Errorf("%q: %w\nstdout: %s\nstderr: %s", cmd.Args, err, &stdout, &stderr)
+	}
+	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}, nil
 }
 
 // started starts cmd with pipes to its standard input and output.
@@ -272,9 +302,13 @@ func giveToUser(t *testing.T, path string) {
 // busyboxIn puts busybox into a directory that containers share, as the user's.
 func busyboxIn(t *testing.T, dir string) string {
 	t.Helper()
-	b, err := os.ReadFile("/bin/busybox")
+	unpacked, err := images.Busybox(t.Context(), t.TempDir())
 	if err != nil {
-		t.Fatalf("busybox-static is missing: %v", err)
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(unpacked)
+	if err != nil {
+		t.Fatal(err)
 	}
 	path := filepath.Join(dir, "busybox")
 	if err := os.WriteFile(path, b, 0o755); err != nil {
@@ -294,4 +328,22 @@ func write(t *testing.T, path, text string) {
 		t.Fatal(err)
 	}
 	giveToUser(t, path)
+}
+
+// lockedBuffer is a buffer that is read while a command writes to it.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
 }

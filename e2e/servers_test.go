@@ -4,8 +4,6 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -72,34 +70,4 @@ func TestServersUnprivileged(t *testing.T) {
 	if !strings.HasSuffix(out, "hello\n") {
 		t.Errorf("redis-cli: %q", out)
 	}
-}
-
-// TestComposeRedis: Redis and a client that finds it by its service's name, on
-// nerdctl's bridge.
-func TestComposeRedis(t *testing.T) {
-	s, _ := cniStack(t)
-	importImage(t, s, images.Servers)
-	file := filepath.Join(t.TempDir(), "compose.yaml")
-	if err := os.WriteFile(file, []byte(`name: shop
-services:
-  cache:
-    image: `+images.ServersRef+`
-    runtime: io.containerd.applevm.v1
-    command: ["redis-server", "--protected-mode", "no", "--save", "", "--bind", "* -::*"]
-  client:
-    image: `+images.ServersRef+`
-    runtime: io.containerd.applevm.v1
-    depends_on: [cache]
-    command: ["bash", "-c", "`+strings.ReplaceAll(redisClient("cache"), "$", "$$")+`; sleep 1000"]
-`), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	compose := func(args ...string) []string { return append([]string{"compose", "-f", file}, args...) }
-	t.Cleanup(func() { _ = s.Nerdctl(context.Background(), compose("down")...).Run() })
-	must(t, s.Nerdctl(t.Context(), compose("up", "-d")...))
-	waitFor(t, "the client's answer from Redis", func() bool {
-		return strings.Contains(do(t, s.Nerdctl(t.Context(), "logs", "shop-client-1")).stdout, "OK\nhello\n")
-	})
-	must(t, s.Nerdctl(t.Context(), compose("down")...))
-	clean(t, s)
 }

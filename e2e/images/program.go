@@ -64,6 +64,12 @@ func UserEmulator(ctx context.Context, dir, arch string) (string, error) {
 	return filepath.Join(root, "usr/bin/qemu-"+arch+"-static"), err
 }
 
+// Busybox returns busybox, which needs no libraries, unpacked to dir.
+func Busybox(ctx context.Context, dir string) (string, error) {
+	root, err := unpack(ctx, dir, "bookworm", "busybox-static")
+	return filepath.Join(root, "bin/busybox"), err
+}
+
 // only returns the one file that matches one of some patterns.
 func only(patterns ...string) (string, error) {
 	var found []string

@@ -1,14 +1,13 @@
 package stack
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -38,8 +37,12 @@ func (s *Stack) Processes() []Process {
 	})
 }
 
-// VMMs returns the stack's virtual machine monitors.
+// VMMs returns the processes in which the stack's machines run: virtual machine monitors, and
+// on macOS, whose framework runs a machine in the process that made it, the shims.
 func (s *Stack) VMMs() []Process {
+	if runtime.GOOS == "darwin" {
+		return s.Shims()
+	}
 	return slices.DeleteFunc(s.Processes(), func(p Process) bool { return !strings.HasPrefix(p.Name, "qemu-system") })
 }
 
@@ -52,24 +55,20 @@ func (s *Stack) Shims() []Process {
 // arguments or environment.
 func (s *Stack) processes() []Process {
 	var ps []Process
-	entries, _ := os.ReadDir("/proc")
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
+	for _, c := range commands() {
+		if c.pid == os.Getpid() || !strings.Contains(c.all, s.Dir+"/") || s.watchdog != nil && c.pid == s.watchdog.pid() {
 			continue
 		}
-		cmdline, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		environ, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
-		if !bytes.Contains(cmdline, []byte(s.Dir+"/")) && !bytes.Contains(environ, []byte(s.Dir+"/")) {
-			continue
-		}
-		if s.watchdog != nil && pid == s.watchdog.pid() {
-			continue
-		}
-		args := strings.Split(strings.TrimRight(string(cmdline), "\x00"), "\x00")
-		ps = append(ps, Process{PID: pid, Name: filepath.Base(args[0]), Args: args})
+		ps = append(ps, Process{PID: c.pid, Name: filepath.Base(c.args[0]), Args: c.args})
 	}
 	return ps
+}
+
+// command is what a process was started with.
+type command struct {
+	pid  int
+	args []string
+	all  string // the environment, too
 }
 
 // mounts returns the mount points under the stack's directory, innermost first.

@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/applevm/applevm/internal/treelist"
@@ -196,22 +195,4 @@ func eventsOf(commands ...[]string) func(*side) (result, error) {
 		slices.Sort(topics)
 		return result{stdout: strings.Join(slices.Compact(topics), "")}, nil
 	}
-}
-
-// lockedBuffer is a buffer that is read while a command writes to it.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }

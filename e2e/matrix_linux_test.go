@@ -109,23 +109,6 @@ func (sd *side) within(limit time.Duration, stdin string, args ...string) (resul
 	return finish(ctx, cmd)
 }
 
-func finish(ctx context.Context, cmd *exec.Cmd) (result, error) {
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.WaitDelay = 5 * time.Second
-	err := cmd.Run()
-	var exit *exec.ExitError
-	switch {
-	case ctx.Err() != nil:
-		const most = 500 // nerdctl may have said the same a thousand times
-		return result{}, fmt.Errorf("did not end: %q\nstdout: %.*s\nstderr: %.*s", cmd.Args, most, &stdout, most, &stderr)
-	case err == nil, errors.As(err, &exit) && exit.Exited():
-	default:
-		return result{}, fmt.Errorf("%q: %w\nstdout: %s\nstderr: %s", cmd.Args, err, &stdout, &stderr)
-	}
-	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}, nil
-}
-
 // terminal runs a command on a terminal and types keys.
 func (sd *side) terminal(keys []string, args ...string) (result, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), commandLimit)
