@@ -3,6 +3,7 @@ package task
 import (
 	"context"
 	"fmt"
+	"time"
 
 	apievents "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -31,13 +32,25 @@ func (c *container) pause(ctx context.Context) error {
 	})
 }
 
+// undoTimeout is how long undoPause tries.
+const undoTimeout = 5 * time.Minute
+
 // undoPause is for a pause that came too late: its client was told that it failed,
-// and will not resume.
+// and will not resume. So it tries again where a client would: a disk that is slow thaws
+// later than the guest waits for it.
 func (c *container) undoPause() {
 	log.G(c.ctx).Warn("the guest has paused the container later than its client waited: resuming it")
-	if err := c.call(c.ctx, 0, c.resumeInGuest); err != nil && !c.machineEnded() && !c.init.hasExited() {
-		log.G(c.ctx).WithError(err).Error("the guest does not resume the container")
-		c.setPaused(true)
+	for end := time.Now().Add(undoTimeout); ; time.Sleep(time.Second) {
+		err := c.call(c.ctx, 0, c.resumeInGuest)
+		switch {
+		case err == nil, c.machineEnded(), c.init.hasExited():
+			return
+		case time.Now().After(end):
+			log.G(c.ctx).WithError(err).Error("the guest does not resume the container")
+			c.setPaused(true)
+			return
+		}
+		log.G(c.ctx).WithError(err).Warn("the guest has not resumed the container yet")
 	}
 }
 
