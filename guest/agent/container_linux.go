@@ -442,7 +442,7 @@ func (c *container) delete(p *process) error {
 // release removes the container's cgroup, mounts and files. It may be repeated
 // after a failure.
 func (c *container) release() error {
-	if err := c.thaw(); err != nil {
+	if err := c.thaw(endThawTimeout); err != nil {
 		return err
 	}
 	c.mu.Lock()

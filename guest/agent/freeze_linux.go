@@ -15,9 +15,12 @@ import (
 // caller on the host waits (shim/task), so that the host is told.
 const (
 	pauseFreezeTimeout = 25 * time.Second
+	// resumeThawTimeout: a container that is not resumed stays paused, whatever its client did that for.
+	resumeThawTimeout = 25 * time.Second
 	// exitFreezeTimeout bounds how late an exit is told because of the disk.
 	exitFreezeTimeout = 20 * time.Second
-	thawTimeout       = 2 * time.Second
+	// endThawTimeout bounds what comes before the end of processes.
+	endThawTimeout = 2 * time.Second
 )
 
 // pause stops the container's processes, and then freezes the file systems that
@@ -50,7 +53,7 @@ func (c *container) resume() error {
 	if err != nil {
 		return err
 	}
-	if err := c.thaw(); err != nil {
+	if err := c.thaw(resumeThawTimeout); err != nil {
 		return err
 	}
 	if err := lc.Resume(); err != nil {
@@ -96,14 +99,14 @@ func (c *container) eachFreezer(do func(*freezer) error) error {
 }
 
 // thaw must come before an unmount, which would leave a frozen file system behind.
-func (c *container) thaw() error {
-	return c.eachFreezer(func(f *freezer) error { return f.thaw(thawTimeout) })
+func (c *container) thaw(timeout time.Duration) error {
+	return c.eachFreezer(func(f *freezer) error { return f.thaw(timeout) })
 }
 
 // thawForEnd comes before whatever ends processes, which may have to write at their
 // end. They are ended even if it fails: what is only late comes about all the same.
 func (c *container) thawForEnd() {
-	if err := c.thaw(); err != nil {
+	if err := c.thaw(endThawTimeout); err != nil {
 		logrus.Warnf("container %s: %v", c.id, err)
 	}
 }

@@ -698,7 +698,7 @@ func TestShutdownLeavesCleanDisks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.thaw(); err != nil { // as if it could not be frozen at its end
+	if err := c.thaw(endThawTimeout); err != nil { // as if it could not be frozen at its end
 		t.Fatal(err)
 	}
 	if _, err := h.Guest.Shutdown(agenttest.Context(t), &guestv1.ShutdownRequest{LeaveClean: true}); err != nil {

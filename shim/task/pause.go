@@ -60,7 +60,7 @@ func (c *container) resume(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("container %s: %w", c.id, err)
 	}
-	return c.callThrough(ctx, callTimeout, c.resumeInGuest, func(err error, _ bool) {
+	return c.callThrough(ctx, pauseTimeout, c.resumeInGuest, func(err error, _ bool) {
 		defer end()
 		if err == nil {
 			c.setPaused(false)
