@@ -157,7 +157,7 @@ vz-sim: build guest tools conformance-tools ## run macOS's driver on a stand-in 
 	go test $(VZSIM) -count=1 ./vmm/vz
 	mkdir -p build/vzsim && CGO_ENABLED=0 go build $(VZSIM) -trimpath -ldflags '$(LDFLAGS)' -o build/vzsim/ ./cmd/containerd-shim-applevm-v1
 	APPLEVM_TEST_SHIM=$(CURDIR)/build/vzsim/containerd-shim-applevm-v1 APPLEVM_TEST_REPORT=$(CURDIR)/build/vzsim/report.txt \
-	  go test -count=1 -timeout 20m -run '$(VZSIM_E2E)' ./e2e
+	  go test -count=1 -timeout 40m -run '$(VZSIM_E2E)' ./e2e
 	@cat build/vzsim/report.txt
 	@go run ./e2e/conformance -stress 0 -profiles vz
 
